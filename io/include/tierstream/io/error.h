@@ -1,0 +1,91 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <system_error>
+
+namespace tierstream {
+
+/// What went wrong, for programs. One list for the whole library, so that a caller catches one type.
+enum class Errc {
+  // safetensors
+  kHeaderTooSmall = 1,
+  kHeaderTooLarge,
+  kHeaderTruncated,
+  kInvalidHeader,
+  kInvalidOffset,
+  kTensorInvalidInfo,
+  kMisalignedSlice,
+  kUnknownDType,
+  kIncompleteBuffer,
+  // checkpoints
+  kInvalidIndex,
+  kShardMissing,
+  kTensorMissing,
+  kNoSuchLayers,
+  // storage
+  kOpenFailed,
+  kNotARegularFile,
+  kReadFailed,
+  kEndOfFile,
+  kFileChanged,
+  kBackendUnavailable,
+  kUnknownScheme,
+  kRequirementNotMet,
+  // tiers
+  kInvalidBudget,
+  kBudgetTooSmall,
+  kOutOfMemory,
+  kDeviceFailed,
+  // streaming
+  kTooManyLeases,
+  kLeasesOutstanding,
+  kTimedOut,
+  kCancelled,
+  kClosed,
+  kStreamCapturing,
+  // adapters
+  kNoSuchModule,
+  kWrongModuleType,
+  kWeightMismatch,
+  // anywhere
+  kInvalidArgument,
+  kInternal,
+};
+
+const std::error_category& tierstream_category() noexcept;
+std::error_code make_error_code(Errc code) noexcept;
+
+/// Where it went wrong, for people. Empty fields are left out of the message.
+struct ErrorPlace {
+  std::string file;
+  std::string tensor;
+  std::optional<std::uint64_t> offset;          ///< byte in `file`
+  std::optional<std::uint64_t> expected_bytes;
+  std::optional<std::uint64_t> actual_bytes;
+  std::string backend;
+};
+
+/// The one exception type of tierstream. `what()` is a single line that begins with the file (and tensor, if
+/// any), then says what was expected and what was found. `code()` is an `Errc`; where the operating system gave
+/// a reason, `cause()` holds it.
+class Error : public std::system_error {
+ public:
+  Error(Errc code, const std::string& message, ErrorPlace place = {}, std::error_code cause = {});
+
+  Errc errc() const noexcept { return static_cast<Errc>(code().value()); }
+  const ErrorPlace& place() const noexcept { return place_; }
+  std::error_code cause() const noexcept { return cause_; }
+  const char* what() const noexcept override { return what_.c_str(); }
+
+ private:
+  ErrorPlace place_;
+  std::error_code cause_;
+  std::string what_;
+};
+
+}  // namespace tierstream
+
+template <>
+struct std::is_error_code_enum<tierstream::Errc> : std::true_type {};

@@ -1,0 +1,197 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <system_error>
+#include <vector>
+
+namespace tierstream {
+
+/// A file that a backend has opened: 0, 1, 2, ... in the order of opening.
+enum class FileId : std::uint32_t {};
+
+/// Tells one content of a path from another: a file replaced or written to changes at least one of these.
+struct FileVersion {
+  std::uint64_t device = 0;
+  std::uint64_t inode = 0;
+  std::int64_t modified_ns = 0;
+  bool operator==(const FileVersion&) const = default;
+};
+
+/// What is known of a file once it is open.
+struct FileInfo {
+  std::uint64_t bytes = 0;
+  std::uint32_t offset_alignment = 1;  ///< a read's offset and length are multiples of this; a power of two
+  std::uint32_t memory_alignment = 1;  ///< and its destination's address of this; a power of two
+  FileVersion version;
+};
+
+/// One read. Its destination stays untouched by everyone else until its completion was collected.
+/// The length may reach past the end of the file (alignment demands it); only the bytes up to the end arrive.
+struct ReadRequest {
+  std::uint64_t tag;  ///< handed back in the completion; the backend does not interpret it
+  FileId file;
+  std::uint64_t offset;
+  std::span<std::byte> destination;
+};
+
+/// The end of one read: all its bytes - min(length, file size - offset) - or an error, never a part.
+struct Completion {
+  std::uint64_t tag;
+  std::size_t bytes;
+  std::error_code error;  ///< the system's errno, or Errc::kEndOfFile when the file ended early
+};
+
+struct StorageLimits {
+  std::size_t max_in_flight = 64;                 ///< requests; `submit` takes no more than this
+  std::size_t max_request_bytes = 1u << 30;       ///< below Linux' MAX_RW_COUNT of 2 GiB - 4 KiB
+};
+
+/// Something that was wished for and not had, and why.
+struct Fallback {
+  std::string wanted;  ///< e.g. "direct I/O"
+  std::string reason;  ///< e.g. "open(O_DIRECT) on /x/y: Invalid argument"
+};
+
+/// Which way bytes really take through a backend.
+struct StoragePath {
+  std::string backend;  ///< "io_uring", "posix", "memory", ...
+  bool direct = false;              ///< reads bypass the page cache
+  bool files_registered = false;
+  bool buffers_registered = false;
+  std::vector<Fallback> fallbacks;
+};
+
+struct StorageCounters {
+  std::uint64_t requests = 0;
+  std::uint64_t bytes = 0;
+  std::uint64_t resubmitted_short = 0;
+  std::uint64_t retried = 0;  ///< EINTR and EAGAIN
+};
+
+/// Reads byte ranges of files, many at a time: a queue to which reads are submitted and from which completions
+/// are collected, in any order.
+///
+/// This class is the shell that every backend shares: it checks requests, counts, resubmits short reads and
+/// retries EINTR and EAGAIN, so that a completion is whole or an error. Derived classes move bytes in the
+/// private `do_` functions. A source with a blocking read only is easier to write as a BlockingStorage
+/// (threaded_backend.h).
+///
+/// Threads: one at a time, except `wake`, which any thread may call at any time. The first thread to submit
+/// owns the queue from then on.
+/// Errors: `open` and misuse throw Error; failed reads are completions. Destroying a backend with reads in
+/// flight waits for them; a caller whose storage may hang collects with a deadline first (see `in_flight`).
+class StorageBackend {
+ public:
+  explicit StorageBackend(StorageLimits limits);
+  virtual ~StorageBackend();
+  StorageBackend(const StorageBackend&) = delete;
+  StorageBackend& operator=(const StorageBackend&) = delete;
+
+  const StorageLimits& limits() const noexcept { return limits_; }
+
+  /// Opens `path` for reading. Throws Error kOpenFailed or kNotARegularFile, naming it.
+  FileId open(const std::string& path);
+  const FileInfo& info(FileId file) const;
+  const std::string& path_of(FileId file) const;
+
+  /// Tells the backend that reads will land in `memory`, so that it can prepare it once (io_uring: fixed
+  /// buffers). Optional: where it is refused, false is returned, the reason stands in `path()`, and reads into
+  /// `memory` work all the same. `memory` must outlive the backend or the next `unregister_memory`.
+  bool register_memory(std::span<std::byte> memory);
+  void unregister_memory();
+
+  /// Starts the first n of `requests` and returns n, which is less than all of them when the queue is full.
+  /// Never blocks, never allocates. Throws Error kInvalidArgument for a request that breaks its file's
+  /// alignment, is empty, longer than `max_request_bytes`, or starts at or after the end of the file.
+  std::size_t submit(std::span<const ReadRequest> requests);
+
+  /// Moves up to `completions.size()` finished reads to the caller and returns how many. When there is none it
+  /// waits up to `wait` for one, or until `wake`; it may return 0 early. Never allocates.
+  std::size_t collect(std::span<Completion> completions, std::chrono::nanoseconds wait);
+
+  /// Ends a present or the next wait in `collect`. Any thread, any time; does not block.
+  void wake() noexcept { do_wake(); }
+
+  /// Requests submitted and not yet collected.
+  std::size_t in_flight() const noexcept { return in_flight_; }
+  std::size_t free_requests() const noexcept { return limits_.max_in_flight - in_flight_; }
+
+  StoragePath path() const;
+  const StorageCounters& counters() const noexcept { return counters_; }
+
+ protected:
+  /// A read as the derived class sees it.
+  struct RawRead {
+    std::uint64_t id;  ///< handed back in RawCompletion
+    FileId file;
+    std::uint64_t offset;
+    std::span<std::byte> destination;
+  };
+  struct RawCompletion {
+    std::uint64_t id;
+    std::int64_t result;  ///< bytes read (may be fewer than asked; 0: end of file) or a negative errno
+  };
+
+  void note_fallback(std::string wanted, std::string reason);
+
+ private:
+  virtual FileInfo do_open(FileId file, const std::string& path) = 0;
+  /// Starts all of `reads`; there are never more than `max_in_flight` under way.
+  virtual void do_submit(std::span<const RawRead> reads) = 0;
+  virtual std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) = 0;
+  virtual void do_wake() noexcept = 0;
+  /// Empty: registered. Otherwise the reason why not.
+  virtual std::optional<std::string> do_register_memory(std::span<std::byte> memory);
+  virtual void do_unregister_memory() {}
+  /// A read failed with EINVAL though its alignment was right: reopen without direct I/O. False: nothing to do.
+  virtual bool do_drop_direct(FileId file);
+  /// Backend name, direct and registered flags; the shell adds the fallbacks.
+  virtual StoragePath do_path() const = 0;
+
+  struct OpenFile {
+    std::string path;
+    FileInfo info;
+  };
+  /// A request under way. Index and generation make up a RawRead's id, so that a stale or foreign completion is
+  /// found out instead of marking the wrong memory as read.
+  struct InFlight {
+    ReadRequest request;
+    std::uint64_t expected_bytes;
+    std::uint64_t done_bytes;
+    std::uint32_t generation;
+    std::uint32_t retries;
+    bool busy;
+  };
+
+  RawRead remaining(std::uint32_t index) const;
+  /// The one place where the result of a read is looked at. True: the request is finished and `completion` set.
+  bool settle(const RawCompletion& raw, Completion& completion);
+
+  StorageLimits limits_;
+  std::vector<OpenFile> files_;
+  std::vector<InFlight> requests_;
+  std::vector<std::uint32_t> free_;
+  std::vector<RawRead> to_submit_;
+  std::vector<std::uint32_t> to_retry_;
+  std::vector<RawCompletion> raw_completions_;
+  std::vector<Fallback> fallbacks_;
+  std::size_t in_flight_ = 0;
+  StorageCounters counters_;
+};
+
+/// Makes a backend of its own for each caller: a checkpoint's headers are read through one, and every streamer
+/// has one on its staging thread.
+using StorageFactory = std::function<std::unique_ptr<StorageBackend>()>;
+
+/// Reads `destination.size()` bytes at `offset`, whatever the file's alignment. Blocks. `destination` may be any
+/// memory. Throws Error kReadFailed or kEndOfFile, naming file and offset.
+void read_exactly(StorageBackend& backend, FileId file, std::uint64_t offset, std::span<std::byte> destination);
+
+}  // namespace tierstream

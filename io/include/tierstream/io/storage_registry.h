@@ -1,0 +1,55 @@
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include <tierstream/io/storage_backend.h>
+
+namespace tierstream {
+
+/// Whether reads bypass the page cache.
+enum class CacheUse {
+  kAuto,      ///< direct where the file system allows it
+  kDirect,    ///< direct; where it is refused, buffered, with the reason kept
+  kBuffered,  ///< through the page cache
+};
+
+struct StorageOptions {
+  CacheUse cache = CacheUse::kAuto;
+  std::size_t max_in_flight = 64;  ///< requests; at 1 MiB each, 64 MiB keep an array of drives busy
+  std::size_t threads = 8;         ///< of the posix backend
+  /// A fallback from what is required here throws Error kRequirementNotMet instead of being recorded.
+  bool require_io_uring = false;
+  bool require_direct = false;
+  bool require_registered = false;
+};
+
+/// Finds the storage backend for a checkpoint's address. An address is a path, or SCHEME://PATH.
+///
+/// Known from the start: `file` (io_uring; posix threads where that is refused), `io_uring`, `posix`. A plain
+/// path is a `file`. Others are added by `add`, see examples/backend.
+/// A value, not a singleton: programs make one and hand it to Checkpoint::open.
+/// Threads: const functions may be called from any thread.
+class StorageRegistry {
+ public:
+  using Make = std::function<std::unique_ptr<StorageBackend>(const StorageOptions&)>;
+
+  StorageRegistry();
+
+  /// `scheme` is the part before "://". Replaces a scheme of the same name.
+  void add(std::string scheme, Make make);
+
+  struct Resolved {
+    StorageFactory factory;
+    std::string path;  ///< the address without its scheme
+  };
+  /// Throws Error kUnknownScheme, listing the known ones.
+  Resolved resolve(const std::string& address, const StorageOptions& options = {}) const;
+
+ private:
+  std::map<std::string, Make> makes_;
+};
+
+}  // namespace tierstream
