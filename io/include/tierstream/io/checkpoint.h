@@ -1,13 +1,13 @@
 #pragma once
 
+#include <tierstream/io/layer_table.h>
+#include <tierstream/io/storage_registry.h>
+
 #include <cstdint>
 #include <map>
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <tierstream/io/layer_table.h>
-#include <tierstream/io/storage_registry.h>
 
 namespace tierstream {
 

@@ -57,19 +57,22 @@ enum class Errc {
 const std::error_category& tierstream_category() noexcept;
 std::error_code make_error_code(Errc code) noexcept;
 
-/// Where it went wrong, for people. Empty fields are left out of the message.
+/// Where it went wrong. Empty fields are left out of the message.
 struct ErrorPlace {
   std::string file;
   std::string tensor;
-  std::optional<std::uint64_t> offset;          ///< byte in `file`
+  std::optional<std::uint64_t> offset;  ///< byte in `file`
   std::optional<std::uint64_t> expected_bytes;
   std::optional<std::uint64_t> actual_bytes;
   std::string backend;
 };
 
-/// The one exception type of tierstream. `what()` is a single line that begins with the file (and tensor, if
-/// any), then says what was expected and what was found. `code()` is an `Errc`; where the operating system gave
-/// a reason, `cause()` holds it.
+/// The one exception type of tierstream. `code()` is an `Errc`; where the operating system gave a reason,
+/// `cause()` holds it. `what()` is a single line, control characters escaped:
+///
+///   FILE: tensor "TENSOR": MESSAGE at byte OFFSET: expected E bytes, found A: CAUSE [BACKEND]
+///
+/// Everything but MESSAGE comes from `place` and `cause`, so a message does not repeat what stands there.
 class Error : public std::system_error {
  public:
   Error(Errc code, const std::string& message, ErrorPlace place = {}, std::error_code cause = {});

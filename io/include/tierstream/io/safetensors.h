@@ -1,12 +1,12 @@
 #pragma once
 
+#include <tierstream/io/dtype.h>
+
 #include <cstdint>
 #include <map>
 #include <span>
 #include <string>
 #include <vector>
-
-#include <tierstream/io/dtype.h>
 
 namespace tierstream {
 
@@ -30,17 +30,24 @@ struct SafetensorsHeader {
 
 inline constexpr std::uint64_t kSafetensorsMaxHeaderBytes = 100'000'000;
 
-/// Reads N out of the first 8 bytes of a file of `file_bytes` bytes and checks it against the format's limit and
-/// the file's size, before anything of that size is allocated.
-/// Throws Error kHeaderTooSmall, kHeaderTooLarge or kHeaderTruncated, naming `path`.
+/// Reads N out of the first 8 bytes of a file of `file_bytes` bytes and checks it against the format's limit
+/// and the file's size, before anything of that size is allocated. Throws Error kHeaderTooSmall,
+/// kHeaderTooLarge or kHeaderTruncated, naming `path`.
 std::uint64_t parse_safetensors_prefix(std::span<const std::byte> first_bytes, std::uint64_t file_bytes,
                                        const std::string& path);
 
 /// Parses and validates the JSON of a header as strictly as the Rust reference does; stricter in one point:
 /// duplicate keys are refused. `json` is exactly N bytes; `file_bytes` is the whole file's size.
-/// Throws Error kInvalidHeader (with the byte position), kInvalidOffset, kTensorInvalidInfo, kMisalignedSlice,
-/// kUnknownDType or kIncompleteBuffer, naming `path` and the tensor.
+/// Throws Error kInvalidHeader (with the byte position), kInvalidOffset, kTensorInvalidInfo,
+/// kMisalignedSlice, kUnknownDType or kIncompleteBuffer, naming `path` and the tensor.
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> json, std::uint64_t file_bytes,
                                            const std::string& path);
+
+/// The first 8 + N bytes of a file that holds `entries` one after the other in this order; their `offset` and
+/// `bytes` are not read but follow from dtype and shape. The JSON is padded with spaces so that the data
+/// starts at a multiple of 8, plus `skew`.
+std::vector<std::byte> format_safetensors_header(std::span<const SafetensorsEntry> entries,
+                                                 const std::map<std::string, std::string>& metadata,
+                                                 std::uint64_t skew = 0);
 
 }  // namespace tierstream
