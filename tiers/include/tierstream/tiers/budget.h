@@ -1,0 +1,76 @@
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+namespace tierstream {
+
+/// Bytes that each tier may hold. Never exceeded.
+struct Budget {
+  std::uint64_t gpu = 0;         ///< slots, resident tensors, tensors outside the layers
+  std::uint64_t pinned = 0;      ///< the ring, and residents in host memory
+  std::uint64_t page_cache = 0;  ///< file pages that the program keeps
+
+  /// Parses e.g. "gpu=6GiB,pinned=512MiB,page_cache=0"; a tier left out is 0.
+  /// Throws Error kInvalidBudget for an unknown tier or unit, a tier named twice, or an overflow.
+  static Budget parse(std::string_view text);
+};
+
+/// Parses "4096", "64KiB", "1.5GiB", "2GB" (units B, KiB, MiB, GiB, TiB, KB, MB, GB, TB; case does not matter).
+/// Throws Error kInvalidBudget.
+std::uint64_t parse_bytes(std::string_view text);
+
+/// For people: "1.50 GiB", "64.0 MiB", "512 B".
+std::string format_bytes(std::uint64_t bytes);
+
+class TierBudget;
+
+/// Bytes of a tier's budget, held; the destructor gives them back.
+class Reservation {
+ public:
+  Reservation() = default;
+  Reservation(Reservation&& other) noexcept;
+  Reservation& operator=(Reservation&& other) noexcept;
+  ~Reservation();
+
+  std::uint64_t bytes() const noexcept { return bytes_; }
+
+ private:
+  friend class TierBudget;
+  Reservation(TierBudget* tier, std::uint64_t bytes) : tier_(tier), bytes_(bytes) {}
+
+  TierBudget* tier_ = nullptr;
+  std::uint64_t bytes_ = 0;
+};
+
+/// One tier's budget: bytes are held by Reservations and never counted by hand, so the sum cannot exceed the
+/// limit. Outlives its reservations. Threads: any.
+class TierBudget {
+ public:
+  /// `name` is what messages call the tier: "gpu", "pinned", "page_cache".
+  TierBudget(std::string name, std::uint64_t limit_bytes);
+  TierBudget(const TierBudget&) = delete;
+  TierBudget& operator=(const TierBudget&) = delete;
+
+  std::optional<Reservation> try_reserve(std::uint64_t bytes);
+  /// Throws Error kBudgetTooSmall: `purpose`, what it needs, and what is left.
+  Reservation reserve(std::uint64_t bytes, std::string_view purpose);
+
+  std::uint64_t limit_bytes() const noexcept { return limit_bytes_; }
+  std::uint64_t used_bytes() const noexcept { return used_bytes_.load(std::memory_order_relaxed); }
+  std::uint64_t peak_bytes() const noexcept { return peak_bytes_.load(std::memory_order_relaxed); }
+
+ private:
+  friend class Reservation;
+  void give_back(std::uint64_t bytes) noexcept;
+
+  std::string name_;
+  std::uint64_t limit_bytes_;
+  std::atomic<std::uint64_t> used_bytes_ = 0;
+  std::atomic<std::uint64_t> peak_bytes_ = 0;
+};
+
+}  // namespace tierstream

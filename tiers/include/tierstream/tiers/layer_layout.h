@@ -1,0 +1,70 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include <tierstream/io/layer_table.h>
+
+namespace tierstream {
+
+/// Read `bytes` at `offset` of `file` to `target_offset` in a ring block or a slot. Offset, bytes and target
+/// follow the file's alignment; the last read of a file may reach past its end.
+struct FileRead {
+  std::uint32_t file;
+  std::uint64_t offset;
+  std::uint64_t bytes;
+  std::uint64_t target_offset;
+};
+
+struct BlockCopy {
+  std::uint64_t block_offset;
+  std::uint64_t slot_offset;
+  std::uint64_t bytes;
+};
+
+/// One use of a ring block: the reads that fill it and the copies that empty it.
+struct BlockFill {
+  std::vector<FileRead> reads;
+  std::vector<BlockCopy> copies;
+};
+
+struct MemoryCopy {
+  const std::byte* source;
+  std::uint64_t slot_offset;
+  std::uint64_t bytes;
+};
+
+/// Where each tensor of a layer lies in its slot, and every transfer that brings it there. Computed once; a
+/// pass only replays it.
+struct LayerLayout {
+  std::uint64_t slot_bytes = 0;
+  std::vector<std::uint64_t> tensor_offsets;  ///< in the slot, one per tensor of the layer
+  std::vector<FileRead> landings;             ///< straight from storage into the slot
+  std::vector<BlockFill> fills;               ///< through the ring
+  std::vector<MemoryCopy> memory_copies;      ///< from where the bytes lie in host memory
+
+  std::uint64_t disk_bytes() const;    ///< read per load, alignment included
+  std::uint64_t memory_bytes() const;  ///< copied per load from host memory that is no ring block
+};
+
+struct LayoutRules {
+  std::uint64_t block_bytes = 8u << 20;    ///< of the ring; a multiple of `request_bytes`
+  std::uint64_t request_bytes = 1u << 20;  ///< one read; a multiple of every file's alignment
+  bool reads_land = false;                 ///< the device takes reads in its slots
+  std::uint64_t merge_gap_bytes = 64u << 10;  ///< a gap up to this is read and dropped: cheaper than a request
+};
+
+/// Tensors that are copied start at multiples of 256 bytes (what kernels may assume of an allocation) ...
+inline constexpr std::uint64_t kTensorAlignment = 256;
+/// ... tensors whose reads land in the slot keep their place in the file, at multiples of 64 (a cache line).
+inline constexpr std::uint64_t kLandedTensorAlignment = 64;
+/// Slots and blocks start at multiples of this, which no direct I/O alignment exceeds.
+inline constexpr std::uint64_t kSlotAlignment = 4096;
+
+/// Lays `layer` out in a slot. Tensors that are neighbours in the file and keep their alignment travel as one
+/// copy; tensors of the same bytes share them. Pure.
+LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules);
+
+}  // namespace tierstream
