@@ -1,0 +1,151 @@
+#pragma once
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <iterator>
+#include <memory>
+#include <optional>
+#include <stop_token>
+#include <string_view>
+#include <vector>
+
+#include <tierstream/io/layer_table.h>
+#include <tierstream/streamer/lease.h>
+#include <tierstream/streamer/stats.h>
+#include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/plan.h>
+
+namespace tierstream {
+
+struct StreamerOptions {
+  std::shared_ptr<Device> device;  ///< null: the CPU device; shared with other streamers and the caller
+  Budget budget;
+  std::uint64_t request_bytes = 1u << 20;  ///< one read: below the sizes where retries and tails get coarse
+  /// Each layer always in the slot `layer mod slots`, so that addresses can be captured in graphs. Where slots
+  /// do not divide the layers, one load a pass does not overlap.
+  bool stable_slots = false;
+  /// Called with one line when something is left to leak at the end (memory that a hung read may still write
+  /// to). Empty: standard error.
+  std::function<void(std::string_view)> warn;
+};
+
+struct AcquireOptions {
+  Stream stream;  ///< the caller's current stream: it waits for the layer, and fences it at the lease's end
+  std::stop_token stop;
+  std::optional<std::chrono::steady_clock::time_point> deadline;
+};
+
+struct PassOptions {
+  std::vector<std::uint32_t> schedule;  ///< layers in order of use, repeats allowed; empty: 0..L-1
+  bool last = false;                    ///< no pass follows: nothing is staged beyond the end of this one
+  Stream stream;
+  std::stop_token stop;
+};
+
+class Pass;
+
+/// Stages the layers of a table ahead of their use, within the budgets.
+///
+///   Streamer streamer(checkpoint.layers("model.layers"), {.budget = Budget::parse("gpu=2GiB,pinned=64MiB")});
+///   for (Lease layer : streamer.pass()) use(layer["mlp.up_proj.weight"]);
+///
+/// One staging thread owns all streaming state; it starts with the constructor and begins at once with the
+/// tensors outside the layers and the first layers.
+/// Threads: all members may be called from any thread, except that passes are not nested or concurrent and
+/// `close` and the destructor are called once nobody is in another member.
+/// Errors: the constructor throws Error (budget too small, file changed, ...) before it holds anything. A read
+/// or copy that failed surfaces at the `acquire` of the layer it hit, naming file, tensor and offset; the next
+/// acquire tries again. After a device error every acquire throws that first error.
+class Streamer {
+ public:
+  Streamer(LayerTable table, StreamerOptions options);
+  Streamer(Streamer&&) noexcept;
+  Streamer& operator=(Streamer&&) noexcept;
+  ~Streamer();
+
+  std::size_t layer_count() const noexcept;
+  const LayerTable& table() const noexcept;
+  const Plan& plan() const noexcept;
+  Device& device() const noexcept;
+
+  /// Waits until the layer's copies are queued and makes `options.stream` wait for them. Any order; one off the
+  /// schedule re-anchors the look-ahead. A layer leased already is shared.
+  /// Throws Error kTooManyLeases when every slot is leased to other layers, kCancelled, kTimedOut, kClosed.
+  Lease acquire(std::size_t layer, const AcquireOptions& options = {});
+
+  /// A walk over the layers. It wraps: its last layers are used while the first ones of the next pass arrive.
+  Pass pass(PassOptions options = {});
+
+  /// A tensor outside the layers; waits until it has arrived. Valid until `close`.
+  /// Throws Error kTensorMissing, or the error of its read.
+  TensorView outside(std::string_view name, const AcquireOptions& options = {});
+
+  StreamerStats stats() const;
+  /// Which way bytes really take, and every fallback with its reason.
+  StoragePath storage_path() const;
+  /// Why the ring is not registered for DMA; empty when it is.
+  std::string registration_refusal() const;
+
+  /// Ends staging and frees the memory of every tier. Throws Error kLeasesOutstanding when leases are out.
+  /// The destructor does the same, but leaves the memory to the last lease. Idempotent.
+  void close();
+
+ private:
+  friend class Pass;
+  std::shared_ptr<StreamerCore> core_;  // shared with the leases, which may outlive the Streamer
+};
+
+/// One walk over a schedule. A range of leases: each step acquires the next layer, and a lease held in the
+/// loop's variable ends with the loop's body.
+/// The pass ends with this object, also when the loop was left early. It must not outlive the Streamer.
+class Pass {
+ public:
+  Pass(Pass&& other) noexcept;
+  Pass& operator=(Pass&&) = delete;
+  ~Pass();
+
+  class Iterator {
+   public:
+    using iterator_category = std::input_iterator_tag;
+    using iterator_concept = std::input_iterator_tag;
+    using value_type = Lease;
+    using difference_type = std::ptrdiff_t;
+    using pointer = void;
+    using reference = Lease;
+
+    Lease operator*() const { return pass_->acquire(position_); }
+    Iterator& operator++() {
+      ++position_;
+      return *this;
+    }
+    void operator++(int) { ++position_; }
+    bool operator==(std::default_sentinel_t) const { return position_ == pass_->size(); }
+
+   private:
+    friend class Pass;
+    explicit Iterator(Pass& pass) : pass_(&pass) {}
+    Pass* pass_;
+    std::size_t position_ = 0;
+  };
+
+  Iterator begin() { return Iterator(*this); }
+  std::default_sentinel_t end() const { return {}; }
+  std::size_t size() const noexcept { return schedule_.size(); }
+
+  /// Acquires the layer at `position` of the schedule.
+  Lease acquire(std::size_t position);
+
+ private:
+  friend class Streamer;
+  Pass(Streamer& streamer, PassOptions options);
+
+  Streamer* streamer_;
+  std::vector<std::uint32_t> schedule_;
+  Stream stream_;
+  std::stop_token stop_;
+};
+
+}  // namespace tierstream
