@@ -59,12 +59,12 @@ std::error_code make_error_code(Errc code) noexcept;
 
 /// Where it went wrong. Empty fields are left out of the message.
 struct ErrorPlace {
-  std::string file;
-  std::string tensor;
-  std::optional<std::uint64_t> offset;  ///< byte in `file`
-  std::optional<std::uint64_t> expected_bytes;
-  std::optional<std::uint64_t> actual_bytes;
-  std::string backend;
+  std::string file = {};
+  std::string tensor = {};
+  std::optional<std::uint64_t> offset = {};  ///< byte in `file`
+  std::optional<std::uint64_t> expected_bytes = {};
+  std::optional<std::uint64_t> actual_bytes = {};
+  std::string backend = {};
 };
 
 /// The one exception type of tierstream. `code()` is an `Errc`; where the operating system gave a reason,
