@@ -1,1 +1,34 @@
-// (in work)
+#include <tierstream/tiers/device.h>
+
+#include <utility>
+
+namespace tierstream {
+
+DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
+    : device_(other.device_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+
+DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(data_, other.data_);
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+DeviceMemory::~DeviceMemory() {
+  if (data_ != nullptr) device_->free_memory(data_, bytes_);
+}
+
+HostRegistration::HostRegistration(HostRegistration&& other) noexcept
+    : device_(std::exchange(other.device_, nullptr)), memory_(other.memory_) {}
+
+HostRegistration& HostRegistration::operator=(HostRegistration&& other) noexcept {
+  std::swap(device_, other.device_);
+  std::swap(memory_, other.memory_);
+  return *this;
+}
+
+HostRegistration::~HostRegistration() {
+  if (device_ != nullptr) device_->unregister_host(memory_);
+}
+
+}  // namespace tierstream

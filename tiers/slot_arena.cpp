@@ -1,1 +1,60 @@
-// (in work)
+#include <fmt/format.h>
+#include <tierstream/tiers/slot_arena.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace tierstream {
+
+SlotArena::SlotArena(Device& device, TierBudget& budget, std::uint64_t slot_bytes, std::uint32_t slots)
+    : device_(device),
+      slot_bytes_(slot_bytes),
+      reservation_(
+          budget.reserve(slot_bytes * slots, fmt::format("{} slots of {} bytes", slots, slot_bytes))),
+      memory_(device.allocate(slot_bytes * slots)),
+      states_(slots) {}
+
+std::optional<SlotArena::Slot> SlotArena::try_take() {
+  for (std::uint32_t index = 0; index < slots(); ++index) {
+    if (auto slot = try_take(index)) return slot;
+  }
+  return std::nullopt;
+}
+
+std::optional<SlotArena::Slot> SlotArena::try_take(std::uint32_t index) {
+  State& state = states_[index];
+  if (state.taken || !fences_done(state)) return std::nullopt;
+  state.taken = true;
+  return Slot(*this, index);
+}
+
+void SlotArena::fence(std::uint32_t index, Stream stream) {
+  auto& fences = states_[index].fences;
+  auto fence = std::ranges::find(fences, stream, &Fence::stream);
+  if (fence == fences.end()) fence = fences.insert(fence, Fence{stream, device_.make_event()});
+  fence->event->record(stream);
+}
+
+bool SlotArena::fences_pending() const {
+  return std::ranges::any_of(states_,
+                             [this](const State& state) { return !state.taken && !fences_done(state); });
+}
+
+bool SlotArena::fences_done(const State& state) const {
+  return std::ranges::all_of(state.fences, [](const Fence& fence) { return fence.event->done(); });
+}
+
+SlotArena::Slot::Slot(Slot&& other) noexcept
+    : arena_(std::exchange(other.arena_, nullptr)), index_(other.index_) {}
+
+SlotArena::Slot& SlotArena::Slot::operator=(Slot&& other) noexcept {
+  std::swap(arena_, other.arena_);
+  std::swap(index_, other.index_);
+  return *this;
+}
+
+SlotArena::Slot::~Slot() {
+  if (arena_ != nullptr) arena_->states_[index_].taken = false;
+}
+
+}  // namespace tierstream

@@ -59,7 +59,7 @@ class DeviceMemory {
 
   std::byte* data() const noexcept { return data_; }
   std::size_t bytes() const noexcept { return bytes_; }
-  /// The address may not be given by the host to the device any more: it is left to leak.
+  /// Leaves the memory to leak: something may still write to it.
   void abandon() noexcept { data_ = nullptr; }
 
  private:

@@ -12,6 +12,8 @@ class HostMemory {
  public:
   HostMemory() = default;
   explicit HostMemory(std::size_t bytes);
+  /// Owns again what `release` of a HostMemory of `bytes` gave up.
+  static HostMemory adopt(std::byte* data, std::size_t bytes) noexcept;
   HostMemory(HostMemory&& other) noexcept;
   HostMemory& operator=(HostMemory&& other) noexcept;
   ~HostMemory();
