@@ -36,10 +36,12 @@ inline constexpr std::uint64_t kSafetensorsMaxHeaderBytes = 100'000'000;
 std::uint64_t parse_safetensors_prefix(std::span<const std::byte> first_bytes, std::uint64_t file_bytes,
                                        const std::string& path);
 
-/// Parses and validates the JSON of a header as strictly as the Rust reference does; stricter in one point:
-/// duplicate keys are refused. `json` is exactly N bytes; `file_bytes` is the whole file's size.
-/// Throws Error kInvalidHeader (with the byte position), kInvalidOffset, kTensorInvalidInfo,
-/// kMisalignedSlice, kUnknownDType or kIncompleteBuffer, naming `path` and the tensor.
+/// Parses and validates the JSON of a header as strictly as the Rust reference does. Stricter where that
+/// takes what the format's README does not allow, or what readers would understand differently: duplicate
+/// keys, a first byte other than '{', a tensor written as an array or a dtype as an object; and a dimension
+/// ends at 2^63 - 1. `json` is exactly N bytes; `file_bytes` is the whole file's size. Throws Error
+/// kInvalidHeader (with the byte position), kInvalidOffset, kTensorInvalidInfo, kMisalignedSlice,
+/// kUnknownDType or kIncompleteBuffer, naming `path` and the tensor.
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> json, std::uint64_t file_bytes,
                                            const std::string& path);
 
