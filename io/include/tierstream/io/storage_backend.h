@@ -1,5 +1,7 @@
 #pragma once
 
+#include <sys/types.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -45,12 +47,14 @@ struct ReadRequest {
 struct Completion {
   std::uint64_t tag;
   std::size_t bytes;
-  std::error_code error;  ///< the system's errno, or Errc::kEndOfFile when the file ended early
+  /// The system's errno; Errc::kEndOfFile when the file ended early; Errc::kRequirementNotMet when direct I/O
+  /// was required and refused by the read itself.
+  std::error_code error;
 };
 
 struct StorageLimits {
-  std::size_t max_in_flight = 64;                 ///< requests; `submit` takes no more than this
-  std::size_t max_request_bytes = 1u << 30;       ///< below Linux' MAX_RW_COUNT of 2 GiB - 4 KiB
+  std::size_t max_in_flight = 64;            ///< requests; `submit` takes no more than this
+  std::size_t max_request_bytes = 1u << 30;  ///< below Linux' MAX_RW_COUNT of 2 GiB - 4 KiB
 };
 
 /// Something that was wished for and not had, and why.
@@ -62,10 +66,10 @@ struct Fallback {
 /// Which way bytes really take through a backend.
 struct StoragePath {
   std::string backend;  ///< "io_uring", "posix", "memory", ...
-  bool direct = false;              ///< reads bypass the page cache
+  bool direct = false;  ///< reads bypass the page cache
   bool files_registered = false;
   bool buffers_registered = false;
-  std::vector<Fallback> fallbacks;
+  std::vector<Fallback> fallbacks{};
 };
 
 struct StorageCounters {
@@ -75,8 +79,8 @@ struct StorageCounters {
   std::uint64_t retried = 0;  ///< EINTR and EAGAIN
 };
 
-/// Reads byte ranges of files, many at a time: a queue to which reads are submitted and from which completions
-/// are collected, in any order.
+/// Reads byte ranges of files, many at a time: a queue to which reads are submitted and from which
+/// completions are collected, in any order.
 ///
 /// This class is the shell that every backend shares: it checks requests, counts, resubmits short reads and
 /// retries EINTR and EAGAIN, so that a completion is whole or an error. Derived classes move bytes in the
@@ -84,9 +88,10 @@ struct StorageCounters {
 /// (threaded_backend.h).
 ///
 /// Threads: one at a time, except `wake`, which any thread may call at any time. The first thread to submit
-/// owns the queue from then on.
-/// Errors: `open` and misuse throw Error; failed reads are completions. Destroying a backend with reads in
-/// flight waits for them; a caller whose storage may hang collects with a deadline first (see `in_flight`).
+/// or collect owns the queue from then on; others may still open files and, once nothing is in flight,
+/// destroy it. Errors: `open` and misuse throw Error, also in a child process after fork(); failed reads are
+/// completions. Destroying a backend with reads in flight waits for them; a caller whose storage may hang
+/// collects with a deadline first (see `in_flight`).
 class StorageBackend {
  public:
   explicit StorageBackend(StorageLimits limits);
@@ -102,8 +107,8 @@ class StorageBackend {
   const std::string& path_of(FileId file) const;
 
   /// Tells the backend that reads will land in `memory`, so that it can prepare it once (io_uring: fixed
-  /// buffers). Optional: where it is refused, false is returned, the reason stands in `path()`, and reads into
-  /// `memory` work all the same. `memory` must outlive the backend or the next `unregister_memory`.
+  /// buffers). Optional: where it is refused, false is returned, the reason stands in `path()`, and reads
+  /// into `memory` work all the same. `memory` must outlive the backend or the next `unregister_memory`.
   bool register_memory(std::span<std::byte> memory);
   void unregister_memory();
 
@@ -112,11 +117,13 @@ class StorageBackend {
   /// alignment, is empty, longer than `max_request_bytes`, or starts at or after the end of the file.
   std::size_t submit(std::span<const ReadRequest> requests);
 
-  /// Moves up to `completions.size()` finished reads to the caller and returns how many. When there is none it
-  /// waits up to `wait` for one, or until `wake`; it may return 0 early. Never allocates.
+  /// Moves up to `completions.size()` finished reads to the caller and returns how many. When there is none
+  /// it waits up to `wait` for one, or until `wake`; it may return 0 early. `nanoseconds::max()` is no limit.
+  /// Never allocates.
   std::size_t collect(std::span<Completion> completions, std::chrono::nanoseconds wait);
 
-  /// Ends a present or the next wait in `collect`. Any thread, any time; does not block.
+  /// Ends the present wait in `collect` or, where there is none, that of the next call. Any thread, any time;
+  /// does not block.
   void wake() noexcept { do_wake(); }
 
   /// Requests submitted and not yet collected.
@@ -139,18 +146,24 @@ class StorageBackend {
     std::int64_t result;  ///< bytes read (may be fewer than asked; 0: end of file) or a negative errno
   };
 
-  void note_fallback(std::string wanted, std::string reason);
+  void note_fallback(Fallback fallback);
+
+  /// After fork() the child holds a copy without the threads and the ring that do the work. Its destructor
+  /// must neither wait for them nor touch them.
+  bool in_child_process() const noexcept;
 
  private:
   virtual FileInfo do_open(FileId file, const std::string& path) = 0;
-  /// Starts all of `reads`; there are never more than `max_in_flight` under way.
+  /// Starts all of `reads`, or throws and starts none. There are never more than `max_in_flight` under way.
   virtual void do_submit(std::span<const RawRead> reads) = 0;
+  /// `wait` is neither negative nor so long that adding it to a clock overflows.
   virtual std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) = 0;
   virtual void do_wake() noexcept = 0;
   /// Empty: registered. Otherwise the reason why not.
   virtual std::optional<std::string> do_register_memory(std::span<std::byte> memory);
   virtual void do_unregister_memory() {}
-  /// A read failed with EINVAL though its alignment was right: reopen without direct I/O. False: nothing to do.
+  /// A read failed with EINVAL though its alignment was right: go on without direct I/O. Called once a file.
+  /// False: it was not in use. Throws Error when direct I/O was required: its code ends the read.
   virtual bool do_drop_direct(FileId file);
   /// Backend name, direct and registered flags; the shell adds the fallbacks.
   virtual StoragePath do_path() const = 0;
@@ -158,40 +171,52 @@ class StorageBackend {
   struct OpenFile {
     std::string path;
     FileInfo info;
+    bool without_direct = false;
   };
-  /// A request under way. Index and generation make up a RawRead's id, so that a stale or foreign completion is
-  /// found out instead of marking the wrong memory as read.
+  /// A request not yet collected. Index and generation make up a RawRead's id; every result ends a
+  /// generation, so that a stale, doubled or foreign completion is found out instead of marking the wrong
+  /// memory as read.
   struct InFlight {
     ReadRequest request;
     std::uint64_t expected_bytes;
     std::uint64_t done_bytes;
     std::uint32_t generation;
-    std::uint32_t retries;
+    std::uint32_t idle_tries;  ///< results in a row that brought nothing new
+    bool without_direct;       ///< was tried again after direct I/O was given up
     bool busy;
   };
 
+  void check_process() const;
+  void check_request(const ReadRequest& request) const;
+  void begin(const ReadRequest& request);
+  /// What is left to read of a request, from the last position that meets the file's alignment.
   RawRead remaining(std::uint32_t index) const;
-  /// The one place where the result of a read is looked at. True: the request is finished and `completion` set.
+  /// The one place where the result of a read is looked at. True: the request is finished and `completion`
+  /// set.
   bool settle(const RawCompletion& raw, Completion& completion);
+  bool try_without_direct(InFlight& request, std::error_code& error);
+  Completion finish(std::uint32_t index, std::error_code error);
 
   StorageLimits limits_;
+  pid_t process_;
   std::vector<OpenFile> files_;
   std::vector<InFlight> requests_;
   std::vector<std::uint32_t> free_;
   std::vector<RawRead> to_submit_;
-  std::vector<std::uint32_t> to_retry_;
+  std::vector<std::uint32_t> paused_;  ///< met EAGAIN; tried again after the next `do_collect`
   std::vector<RawCompletion> raw_completions_;
   std::vector<Fallback> fallbacks_;
   std::size_t in_flight_ = 0;
   StorageCounters counters_;
 };
 
-/// Makes a backend of its own for each caller: a checkpoint's headers are read through one, and every streamer
-/// has one on its staging thread.
+/// Makes a backend of its own for each caller: a checkpoint's headers are read through one, and every
+/// streamer has one on its staging thread.
 using StorageFactory = std::function<std::unique_ptr<StorageBackend>()>;
 
-/// Reads `destination.size()` bytes at `offset`, whatever the file's alignment. Blocks. `destination` may be any
-/// memory. Throws Error kReadFailed or kEndOfFile, naming file and offset.
-void read_exactly(StorageBackend& backend, FileId file, std::uint64_t offset, std::span<std::byte> destination);
+/// Reads `destination.size()` bytes at `offset`, whatever the file's alignment. Blocks. `destination` may be
+/// any memory. Nothing else may be in flight. Throws Error kReadFailed or kEndOfFile, naming file and offset.
+void read_exactly(StorageBackend& backend, FileId file, std::uint64_t offset,
+                  std::span<std::byte> destination);
 
 }  // namespace tierstream

@@ -1,15 +1,16 @@
 #pragma once
 
+#include <tierstream/io/storage_backend.h>
+
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 
-#include <tierstream/io/storage_backend.h>
-
 namespace tierstream {
 
-/// A source of bytes with a blocking read: the least that a user's own storage has to implement, two functions.
+/// A source of bytes with a blocking read: the least that a user's own storage has to implement, two
+/// functions.
 ///
 /// Threads: `open` is called by one thread at a time and never while reads are under way; `read` is called by
 /// several threads at once.
@@ -20,24 +21,26 @@ class BlockingStorage {
   /// Opens `path`; files are numbered 0, 1, 2, ... in the order of these calls. Throws Error.
   virtual FileInfo open(FileId file, const std::string& path) = 0;
 
-  /// Reads up to `destination.size()` bytes at `offset`. Returns how many (fewer is allowed, 0 means the end of
-  /// the file) or a negative errno; must not throw.
+  /// Reads up to `destination.size()` bytes at `offset`. Returns how many (fewer is allowed, 0 means the end
+  /// of the file) or a negative errno; must not throw.
   virtual std::int64_t read(FileId file, std::uint64_t offset, std::span<std::byte> destination) noexcept = 0;
 
-  /// A read was refused as invalid (EINVAL): go on without direct I/O, if that was in use.
+  /// A read was refused as invalid (EINVAL): go on without direct I/O and return true, if that was in use.
+  /// Called while other reads are under way. Throws Error when direct I/O was required.
   virtual bool drop_direct(FileId) { return false; }
 
-  /// Which way bytes take; `backend` is the name that errors and reports show.
+  /// Which way bytes take, and what was wished for and not had; `backend` is the name that errors and reports
+  /// show.
   virtual StoragePath path() const = 0;
 };
 
 struct ThreadedOptions {
-  std::size_t threads = 8;        ///< 8-16 saturate one NVMe drive with reads of 1-4 MiB
+  std::size_t threads = 8;  ///< 8-16 saturate one NVMe drive with reads of 1-4 MiB
   std::size_t max_in_flight = 64;
 };
 
-/// Runs a BlockingStorage on threads of its own. `fallbacks` are recorded as the reasons why this backend was
-/// taken instead of another.
+/// Runs a BlockingStorage on threads of its own. Destroying it waits for the reads that have begun.
+/// Throws Error kBackendUnavailable when the threads cannot be started.
 std::unique_ptr<StorageBackend> make_threaded_backend(std::unique_ptr<BlockingStorage> storage,
                                                       const ThreadedOptions& options = {});
 

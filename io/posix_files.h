@@ -1,0 +1,74 @@
+#pragma once
+
+#include <tierstream/io/storage_backend.h>
+#include <tierstream/io/storage_registry.h>
+#include <unistd.h>
+
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace tierstream {
+
+/// Owns a file descriptor; closes it.
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int descriptor = -1) noexcept : descriptor_(descriptor) {}
+  ~FileDescriptor() {
+    if (descriptor_ >= 0) ::close(descriptor_);
+  }
+  FileDescriptor(FileDescriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
+  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
+    std::swap(descriptor_, other.descriptor_);
+    return *this;
+  }
+
+  int get() const noexcept { return descriptor_; }
+  bool is_open() const noexcept { return descriptor_ >= 0; }
+
+ private:
+  int descriptor_;
+};
+
+/// A regular file open for reading, by direct I/O where that was wished for and allowed: the rules that the
+/// posix and the io_uring backend share.
+struct PosixFile {
+  std::string path;
+  FileDescriptor descriptor;
+  FileInfo info;
+  bool direct = false;
+};
+
+/// The files that a backend has open, by FileId, and why some are not read directly.
+/// Threads: one at a time; `operator[]` from any while no file is being opened.
+class PosixFiles {
+ public:
+  /// `backend` is the name that errors show.
+  PosixFiles(const StorageOptions& options, std::string backend)
+      : options_(options), backend_(std::move(backend)) {}
+
+  /// Never blocks, whatever `path` is. Throws Error kOpenFailed, kNotARegularFile or kRequirementNotMet.
+  const PosixFile& open(const std::string& path);
+
+  /// Goes on without direct I/O after a read was refused as invalid. False: it was not in use. Reads under
+  /// way are not disturbed. Throws Error kRequirementNotMet when direct I/O is required.
+  bool drop_direct(FileId file);
+
+  const PosixFile& operator[](FileId file) const { return files_[static_cast<std::size_t>(file)]; }
+  bool empty() const noexcept { return files_.empty(); }
+
+  /// True when there are files and each is read directly.
+  bool all_direct() const noexcept;
+  const std::vector<Fallback>& fallbacks() const noexcept { return fallbacks_; }
+
+ private:
+  void note_buffered(const std::string& path, std::string reason);
+
+  StorageOptions options_;
+  std::string backend_;
+  std::vector<PosixFile> files_;
+  std::vector<Fallback> fallbacks_;
+};
+
+}  // namespace tierstream

@@ -1,0 +1,357 @@
+#include <fmt/format.h>
+#include <tierstream/io/error.h>
+#include <tierstream/io/storage_backend.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <cstring>
+#include <new>
+#include <string_view>
+#include <utility>
+
+namespace tierstream {
+namespace {
+
+using std::chrono::nanoseconds;
+
+constexpr std::uint32_t kMaxBusyTries = 1000;  ///< EAGAIN
+constexpr std::uint32_t kMaxStalledTries = 8;  ///< short reads that end where the last one ended
+constexpr nanoseconds kBusyPause = std::chrono::milliseconds(1);
+constexpr nanoseconds kLongestWait = std::chrono::hours(1);
+constexpr std::size_t kExactReadBytes = 1u << 20;
+
+constexpr std::uint64_t align_down(std::uint64_t value, std::uint64_t alignment) {
+  return value & ~(alignment - 1);
+}
+constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) {
+  return align_down(value + alignment - 1, alignment);
+}
+
+constexpr std::uint64_t make_id(std::uint32_t index, std::uint32_t generation) {
+  return std::uint64_t{generation} << 32 | index;
+}
+
+}  // namespace
+
+StorageBackend::StorageBackend(StorageLimits limits) : limits_(limits), process_(::getpid()) {
+  if (limits_.max_in_flight == 0 || limits_.max_request_bytes == 0) {
+    throw Error(Errc::kInvalidArgument, "a storage backend needs room for at least one request of one byte");
+  }
+  requests_.resize(limits_.max_in_flight);
+  raw_completions_.resize(limits_.max_in_flight);
+  to_submit_.reserve(limits_.max_in_flight);
+  paused_.reserve(limits_.max_in_flight);
+  free_.reserve(limits_.max_in_flight);
+  for (std::size_t index = limits_.max_in_flight; index-- > 0;) {
+    free_.push_back(static_cast<std::uint32_t>(index));
+  }
+}
+
+StorageBackend::~StorageBackend() = default;
+
+FileId StorageBackend::open(const std::string& path) {
+  check_process();
+  files_.reserve(files_.size() + 1);  // after do_open nothing may fail
+  OpenFile file{path, {}};
+  const FileId id{static_cast<std::uint32_t>(files_.size())};
+  file.info = do_open(id, path);
+  if (!std::has_single_bit(file.info.offset_alignment) || !std::has_single_bit(file.info.memory_alignment)) {
+    throw Error(Errc::kInternal, "the backend gave an alignment that is no power of two", {.file = path});
+  }
+  files_.push_back(std::move(file));
+  return id;
+}
+
+const FileInfo& StorageBackend::info(FileId file) const {
+  const auto index = static_cast<std::size_t>(file);
+  if (index >= files_.size()) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("no file {} is open; there are {}", index, files_.size()));
+  }
+  return files_[index].info;
+}
+
+const std::string& StorageBackend::path_of(FileId file) const {
+  info(file);
+  return files_[static_cast<std::size_t>(file)].path;
+}
+
+bool StorageBackend::register_memory(std::span<std::byte> memory) {
+  check_process();
+  std::optional<std::string> refusal = do_register_memory(memory);
+  if (refusal) note_fallback({"registered buffers", std::move(*refusal)});
+  return !refusal;
+}
+
+void StorageBackend::unregister_memory() {
+  check_process();
+  do_unregister_memory();
+}
+
+std::size_t StorageBackend::submit(std::span<const ReadRequest> requests) {
+  check_process();
+  const auto accepted = requests.first(std::min(requests.size(), free_.size()));
+  for (const ReadRequest& request : accepted) check_request(request);
+
+  to_submit_.clear();
+  for (const ReadRequest& request : accepted) begin(request);
+  if (accepted.empty()) return 0;
+  try {
+    do_submit(to_submit_);
+  } catch (...) {
+    for (const RawRead& read : to_submit_)
+      finish(static_cast<std::uint32_t>(read.id), make_error_code(Errc::kInternal));
+    throw;
+  }
+  counters_.requests += accepted.size();
+  return accepted.size();
+}
+
+std::size_t StorageBackend::collect(std::span<Completion> completions, nanoseconds wait) {
+  check_process();
+  if (completions.empty()) return 0;
+  wait = std::clamp(wait, nanoseconds::zero(), paused_.empty() ? kLongestWait : kBusyPause);
+  const auto room = std::span(raw_completions_).first(std::min(completions.size(), raw_completions_.size()));
+  const auto arrived = room.first(do_collect(room, wait));
+
+  to_submit_.clear();
+  for (const std::uint32_t index : paused_) to_submit_.push_back(remaining(index));
+  paused_.clear();
+  std::size_t finished = 0;
+  for (const RawCompletion& raw : arrived) {
+    if (settle(raw, completions[finished])) ++finished;
+  }
+  if (!to_submit_.empty()) do_submit(to_submit_);
+  return finished;
+}
+
+StoragePath StorageBackend::path() const {
+  StoragePath path = do_path();
+  path.fallbacks.insert(path.fallbacks.end(), fallbacks_.begin(), fallbacks_.end());
+  return path;
+}
+
+void StorageBackend::note_fallback(Fallback fallback) { fallbacks_.push_back(std::move(fallback)); }
+
+bool StorageBackend::in_child_process() const noexcept { return ::getpid() != process_; }
+
+std::optional<std::string> StorageBackend::do_register_memory(std::span<std::byte>) {
+  return "this backend has no use for it";
+}
+
+bool StorageBackend::do_drop_direct(FileId) { return false; }
+
+void StorageBackend::check_process() const {
+  if (in_child_process()) {
+    throw Error(
+        Errc::kInvalidArgument,
+        fmt::format("this storage backend belongs to process {}; after fork() the child, {}, needs one of "
+                    "its own",
+                    process_, ::getpid()));
+  }
+}
+
+void StorageBackend::check_request(const ReadRequest& request) const {
+  const FileInfo& file = info(request.file);
+  const std::size_t bytes = request.destination.size();
+  const auto address = reinterpret_cast<std::uintptr_t>(request.destination.data());
+  const auto refuse = [&](const std::string& why) {
+    throw Error(Errc::kInvalidArgument, "cannot read " + why,
+                {.file = path_of(request.file), .offset = request.offset, .backend = do_path().backend});
+  };
+  if (bytes == 0) refuse("0 bytes");
+  if (bytes > limits_.max_request_bytes) {
+    refuse(fmt::format("{} bytes at once, the limit is {}", bytes, limits_.max_request_bytes));
+  }
+  if (request.offset >= file.bytes)
+    refuse(fmt::format("at or after the file's end, which is at {}", file.bytes));
+  if (request.offset % file.offset_alignment != 0 || bytes % file.offset_alignment != 0) {
+    refuse(fmt::format("{} bytes at {}: both must be multiples of {}", bytes, request.offset,
+                       file.offset_alignment));
+  }
+  if (address % file.memory_alignment != 0) {
+    refuse(fmt::format("to address {:#x}: it must be a multiple of {}", address, file.memory_alignment));
+  }
+}
+
+void StorageBackend::begin(const ReadRequest& request) {
+  const std::uint32_t index = free_.back();
+  free_.pop_back();
+  ++in_flight_;
+  InFlight& slot = requests_[index];
+  slot = {.request = request,
+          .expected_bytes =
+              std::min<std::uint64_t>(request.destination.size(), info(request.file).bytes - request.offset),
+          .done_bytes = 0,
+          .generation = slot.generation,
+          .idle_tries = 0,
+          .without_direct = false,
+          .busy = true};
+  to_submit_.push_back(remaining(index));
+}
+
+StorageBackend::RawRead StorageBackend::remaining(std::uint32_t index) const {
+  const InFlight& slot = requests_[index];
+  const FileInfo& file = info(slot.request.file);
+  const std::uint64_t skip =
+      align_down(slot.done_bytes, std::max(file.offset_alignment, file.memory_alignment));
+  return {make_id(index, slot.generation), slot.request.file, slot.request.offset + skip,
+          slot.request.destination.subspan(skip)};
+}
+
+bool StorageBackend::settle(const RawCompletion& raw, Completion& completion) {
+  const auto index = static_cast<std::uint32_t>(raw.id);
+  if (index >= requests_.size() || !requests_[index].busy ||
+      raw.id != make_id(index, requests_[index].generation)) {
+    throw Error(Errc::kInternal,
+                fmt::format("a completion came for read {:#x}, which is not under way", raw.id),
+                {.backend = do_path().backend});
+  }
+  InFlight& slot = requests_[index];
+  const RawRead asked = remaining(index);
+  ++slot.generation;
+
+  const auto end = [&](std::error_code error) {
+    completion = finish(index, error);
+    return true;
+  };
+  const auto again = [&](std::uint64_t& counter) {
+    ++counter;
+    to_submit_.push_back(remaining(index));
+    return false;
+  };
+
+  if (raw.result < 0) {
+    std::error_code error(static_cast<int>(-raw.result), std::generic_category());
+    if (raw.result == -EINTR) return again(counters_.retried);
+    if (raw.result == -EINVAL && try_without_direct(slot, error)) return again(counters_.retried);
+    if (raw.result != -EAGAIN || ++slot.idle_tries >= kMaxBusyTries) return end(error);
+    ++counters_.retried;
+    paused_.push_back(index);
+    return false;
+  }
+
+  const auto arrived_bytes = static_cast<std::uint64_t>(raw.result);
+  if (arrived_bytes > asked.destination.size()) {
+    throw Error(Errc::kInternal, "more bytes arrived than were asked for",
+                {.file = path_of(asked.file),
+                 .offset = asked.offset,
+                 .expected_bytes = asked.destination.size(),
+                 .actual_bytes = arrived_bytes,
+                 .backend = do_path().backend});
+  }
+  const std::uint64_t reached = asked.offset - slot.request.offset + arrived_bytes;
+  if (reached >= slot.expected_bytes) return end({});
+  if (arrived_bytes == 0) return end(make_error_code(Errc::kEndOfFile));
+  if (reached > slot.done_bytes) {
+    slot.done_bytes = reached;
+    slot.idle_tries = 0;
+  } else if (++slot.idle_tries >= kMaxStalledTries) {
+    // Where reads must be aligned, a file that was cut inside a block shows as reads that end at the same
+    // place.
+    return end(make_error_code(Errc::kEndOfFile));
+  }
+  return again(counters_.resubmitted_short);
+}
+
+/// Several reads of a file may meet the refusal: the first one ends direct I/O, each of them is tried once
+/// more.
+bool StorageBackend::try_without_direct(InFlight& slot, std::error_code& error) {
+  if (std::exchange(slot.without_direct, true)) return false;
+  OpenFile& file = files_[static_cast<std::size_t>(slot.request.file)];
+  try {
+    if (!file.without_direct) file.without_direct = do_drop_direct(slot.request.file);
+  } catch (const Error& refusal) {
+    error = refusal.code();
+  }
+  return file.without_direct;
+}
+
+Completion StorageBackend::finish(std::uint32_t index, std::error_code error) {
+  InFlight& slot = requests_[index];
+  slot.busy = false;
+  free_.push_back(index);
+  --in_flight_;
+  if (error) return {slot.request.tag, 0, error};
+  counters_.bytes += slot.expected_bytes;
+  return {slot.request.tag, slot.expected_bytes, {}};
+}
+
+namespace {
+
+/// Memory for a read, at any alignment. `abandon` leaves it to a read that may still write to it.
+class AlignedBuffer {
+ public:
+  AlignedBuffer(std::size_t bytes, std::size_t alignment)
+      : alignment_(std::align_val_t{alignment}),
+        memory_(static_cast<std::byte*>(::operator new(bytes, alignment_)), bytes) {}
+  ~AlignedBuffer() { ::operator delete(memory_.data(), alignment_); }
+  AlignedBuffer(const AlignedBuffer&) = delete;
+  AlignedBuffer& operator=(const AlignedBuffer&) = delete;
+
+  std::span<std::byte> memory() const { return memory_; }
+  void abandon() { memory_ = {}; }
+
+ private:
+  std::align_val_t alignment_;
+  std::span<std::byte> memory_;
+};
+
+/// One request from start to end.
+std::error_code read_and_wait(StorageBackend& backend, const ReadRequest& request) {
+  backend.submit({&request, 1});
+  Completion completion;
+  while (backend.collect({&completion, 1}, nanoseconds::max()) == 0) {
+  }
+  return completion.error;
+}
+
+}  // namespace
+
+void read_exactly(StorageBackend& backend, FileId file, std::uint64_t offset,
+                  std::span<std::byte> destination) {
+  if (backend.in_flight() != 0) {
+    throw Error(Errc::kInvalidArgument, "read_exactly needs a backend with nothing in flight");
+  }
+  const FileInfo& info = backend.info(file);
+  const auto fail = [&](Errc code, const std::string& what, std::uint64_t where, std::error_code cause) {
+    throw Error(code, what,
+                {.file = backend.path_of(file),
+                 .offset = where,
+                 .expected_bytes = destination.size(),
+                 .backend = backend.path().backend},
+                cause);
+  };
+  if (offset > info.bytes || destination.size() > info.bytes - offset) {
+    fail(Errc::kEndOfFile, fmt::format("the file ends at {}", info.bytes), offset, {});
+  }
+  if (destination.empty()) return;
+
+  const std::uint64_t alignment = info.offset_alignment;
+  const std::uint64_t end = offset + destination.size();
+  const std::uint64_t piece_bytes =
+      std::min(align_up(std::min(kExactReadBytes, align_up(end, alignment) - align_down(offset, alignment)),
+                        alignment),
+               align_down(backend.limits().max_request_bytes, alignment));
+  AlignedBuffer buffer(piece_bytes, std::max<std::size_t>(info.memory_alignment, alignof(std::max_align_t)));
+  while (offset < end) {
+    const std::uint64_t start = align_down(offset, alignment);
+    std::error_code error;
+    try {
+      error = read_and_wait(backend, {0, file, start, buffer.memory()});
+    } catch (...) {
+      if (backend.in_flight() != 0) buffer.abandon();
+      throw;
+    }
+    if (error == Errc::kEndOfFile) fail(Errc::kEndOfFile, "the file has become shorter", start, {});
+    if (error) fail(Errc::kReadFailed, "read failed", start, error);
+    const std::uint64_t useful = std::min(end, start + piece_bytes) - offset;
+    std::memcpy(destination.data() + (destination.size() - (end - offset)),
+                buffer.memory().data() + (offset - start), useful);
+    offset += useful;
+  }
+}
+
+}  // namespace tierstream
