@@ -100,7 +100,6 @@ class JsonReader {
   static const char* message_of(simdjson::error_code error);
   std::size_t first_malformed_character() const;
   std::size_t first_malformed_string() const;
-  std::string checked_string(std::string_view unescaped, std::size_t position) const;
 
   template <typename Visit>
   void visit_members(simdjson::ondemand::object object, int depth, Visit& visit);
@@ -170,12 +169,6 @@ inline std::size_t JsonReader::first_malformed_string() const {
   return begin;
 }
 
-/// simdjson lets an escaped lone low surrogate through, which has no UTF-8.
-inline std::string JsonReader::checked_string(std::string_view unescaped, std::size_t position) const {
-  if (!simdjson::validate_utf8(unescaped)) refuse(message_of(simdjson::STRING_ERROR), position);
-  return std::string(unescaped);
-}
-
 template <typename Visit>
 void JsonReader::visit_members(simdjson::ondemand::object object, int depth, Visit& visit) {
   std::unordered_set<std::string> seen;
@@ -186,7 +179,7 @@ void JsonReader::visit_members(simdjson::ondemand::object object, int depth, Vis
     Value value(*this, field.value(), depth);
     std::string_view unescaped;
     if (auto error = field.unescaped_key().get(unescaped)) refuse(message_of(error), key_position);
-    const auto [key, is_new] = seen.insert(checked_string(unescaped, key_position));
+    const auto [key, is_new] = seen.emplace(unescaped);
     if (!is_new) refuse("duplicate key \"" + *key + "\"", key_position);
     visit(*key, value);
   }
@@ -221,7 +214,7 @@ inline void JsonReader::Value::check(simdjson::error_code error, const char* wan
 inline std::string JsonReader::Value::string() {
   std::string_view unescaped;
   check(value_.get_string().get(unescaped), "a string");
-  return reader_.checked_string(unescaped, position_);
+  return std::string(unescaped);
 }
 
 inline std::uint64_t JsonReader::Value::unsigned_integer() {

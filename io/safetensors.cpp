@@ -16,8 +16,6 @@
 namespace tierstream {
 namespace {
 
-constexpr std::uint64_t kPrefixBytes = 8;
-
 /// A tensor as the JSON has it: offsets count from the first byte of data, nothing is checked against
 /// anything.
 struct DescribedTensor {
@@ -161,17 +159,18 @@ void append_json_string(std::string& json, std::string_view text) {
 
 std::uint64_t parse_safetensors_prefix(std::span<const std::byte> first_bytes, std::uint64_t file_bytes,
                                        const std::string& path) {
-  if (file_bytes < kPrefixBytes) {
+  if (file_bytes < kSafetensorsPrefixBytes) {
     throw Error(Errc::kHeaderTooSmall, "too small for a safetensors header",
-                {.file = path, .expected_bytes = kPrefixBytes, .actual_bytes = file_bytes});
+                {.file = path, .expected_bytes = kSafetensorsPrefixBytes, .actual_bytes = file_bytes});
   }
-  if (first_bytes.size() < kPrefixBytes) {
-    throw Error(
-        Errc::kInvalidArgument, "the header's length was not given",
-        {.file = path, .expected_bytes = kPrefixBytes, .actual_bytes = std::uint64_t{first_bytes.size()}});
+  if (first_bytes.size() < kSafetensorsPrefixBytes) {
+    throw Error(Errc::kInvalidArgument, "the header's length was not given",
+                {.file = path,
+                 .expected_bytes = kSafetensorsPrefixBytes,
+                 .actual_bytes = std::uint64_t{first_bytes.size()}});
   }
   std::uint64_t header_bytes = 0;
-  for (std::size_t i = kPrefixBytes; i-- > 0;) {
+  for (std::size_t i = kSafetensorsPrefixBytes; i-- > 0;) {
     header_bytes = header_bytes << 8 | std::to_integer<std::uint64_t>(first_bytes[i]);
   }
   if (header_bytes > kSafetensorsMaxHeaderBytes) {
@@ -180,28 +179,30 @@ std::uint64_t parse_safetensors_prefix(std::span<const std::byte> first_bytes, s
         fmt::format("a header of {} bytes, the format allows {}", header_bytes, kSafetensorsMaxHeaderBytes),
         {.file = path});
   }
-  if (kPrefixBytes + header_bytes > file_bytes) {
-    throw Error(Errc::kHeaderTruncated, "file ends within its header",
-                {.file = path, .expected_bytes = kPrefixBytes + header_bytes, .actual_bytes = file_bytes});
+  if (kSafetensorsPrefixBytes + header_bytes > file_bytes) {
+    throw Error(
+        Errc::kHeaderTruncated, "file ends within its header",
+        {.file = path, .expected_bytes = kSafetensorsPrefixBytes + header_bytes, .actual_bytes = file_bytes});
   }
   return header_bytes;
 }
 
 SafetensorsHeader parse_safetensors_header(std::span<const std::byte> json, std::uint64_t file_bytes,
                                            const std::string& path) {
-  const std::uint64_t data_start = kPrefixBytes + json.size();
+  const std::uint64_t data_start = kSafetensorsPrefixBytes + json.size();
   if (data_start > file_bytes) {
     throw Error(Errc::kHeaderTruncated, "file ends within its header",
                 {.file = path, .expected_bytes = data_start, .actual_bytes = file_bytes});
   }
   if (json.empty() || json.front() != std::byte{'{'}) {
     throw Error(Errc::kInvalidHeader, "the header does not begin with '{'",
-                {.file = path, .offset = kPrefixBytes});
+                {.file = path, .offset = kSafetensorsPrefixBytes});
   }
 
   SafetensorsHeader header{.entries = {}, .metadata = {}, .data_start = data_start};
   std::vector<DescribedTensor> tensors;
-  JsonReader reader(json, {.file = path, .errc = Errc::kInvalidHeader, .first_byte = kPrefixBytes});
+  JsonReader reader(json,
+                    {.file = path, .errc = Errc::kInvalidHeader, .first_byte = kSafetensorsPrefixBytes});
   reader.read_object([&](const std::string& key, JsonReader::Value value) {
     if (key != "__metadata__") {
       reader.set_tensor(key);
@@ -257,8 +258,8 @@ std::vector<std::byte> format_safetensors_header(std::span<const SafetensorsEntr
   json.append((8 - json.size() % 8) % 8 + skew, ' ');
 
   std::vector<std::byte> header;
-  header.reserve(kPrefixBytes + json.size());
-  for (std::size_t i = 0; i < kPrefixBytes; ++i) {
+  header.reserve(kSafetensorsPrefixBytes + json.size());
+  for (std::size_t i = 0; i < kSafetensorsPrefixBytes; ++i) {
     header.push_back(static_cast<std::byte>(std::uint64_t{json.size()} >> (8 * i)));
   }
   std::ranges::transform(json, std::back_inserter(header), [](char c) { return static_cast<std::byte>(c); });

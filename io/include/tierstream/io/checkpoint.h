@@ -34,11 +34,16 @@ struct LayerList {
 ///   Checkpoint checkpoint = Checkpoint::open("/models/llama");
 ///   LayerTable table = checkpoint.layers("model.layers");
 ///
+/// An index is an allowlist that maps each tensor to one shard: what else stands in a shard is ignored.
+/// Shards lie below the index's directory by name; they may be links to anywhere.
+///
 /// A plain value: no file stays open. Const functions may be called from any thread.
-/// Errors: everything wrong with a file or the index throws Error and names the file and the tensor.
+/// Errors: everything wrong with a file or the index throws Error and names the file and the tensor:
+/// the codes of safetensors.h and of StorageBackend, and kInvalidIndex, kShardMissing, kTensorMissing.
 class Checkpoint {
  public:
-  /// `address` is a path or SCHEME://PATH, see StorageRegistry.
+  /// `address` is a path or SCHEME://PATH, see StorageRegistry. What does not open as a file is taken as a
+  /// directory, unless its name ends in ".safetensors"; so stores without directories work alike.
   static Checkpoint open(const std::string& address, const StorageOptions& options = {},
                          const StorageRegistry& registry = {});
 
@@ -54,11 +59,13 @@ class Checkpoint {
   /// Every list of at least one layer numbered 0..n-1 without a gap, the largest in bytes first.
   std::vector<LayerList> layer_lists() const;
 
-  /// The layers `prefix`.0 ... `prefix`.n-1, tensors in file order; all other tensors are `outside`.
-  /// Throws Error kNoSuchLayers with the lists that exist, or the number that is missing.
+  /// The layers `prefix`.0 ... `prefix`.n-1, tensors in file order; all other tensors are `outside`, also one
+  /// that is called just `prefix`.3: it has no name within a layer. An empty prefix means the layers 0 ...
+  /// n-1. Throws Error kNoSuchLayers with the lists that exist, or the number that is missing.
   LayerTable layers(std::string_view prefix) const;
 
  private:
+  std::string address_;
   std::vector<SourceFile> files_;
   std::vector<CheckpointTensor> tensors_;
   std::map<std::string, std::string> metadata_;

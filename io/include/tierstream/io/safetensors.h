@@ -28,6 +28,7 @@ struct SafetensorsHeader {
   std::uint64_t data_start;  ///< 8 + N
 };
 
+inline constexpr std::uint64_t kSafetensorsPrefixBytes = 8;  ///< N itself
 inline constexpr std::uint64_t kSafetensorsMaxHeaderBytes = 100'000'000;
 
 /// Reads N out of the first 8 bytes of a file of `file_bytes` bytes and checks it against the format's limit
