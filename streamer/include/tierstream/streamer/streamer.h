@@ -21,28 +21,28 @@
 namespace tierstream {
 
 struct StreamerOptions {
-  std::shared_ptr<Device> device;  ///< null: the CPU device; shared with other streamers and the caller
-  Budget budget;
+  std::shared_ptr<Device> device = {};  ///< null: the CPU device; shared with other streamers and the caller
+  Budget budget = {};
   std::uint64_t request_bytes = 1u << 20;  ///< one read: below the sizes where retries and tails get coarse
   /// Each layer always in the slot `layer mod slots`, so that addresses can be captured in graphs. Where slots
   /// do not divide the layers, one load a pass does not overlap.
   bool stable_slots = false;
   /// Called with one line when something is left to leak at the end (memory that a hung read may still write
   /// to). Empty: standard error.
-  std::function<void(std::string_view)> warn;
+  std::function<void(std::string_view)> warn = {};
 };
 
 struct AcquireOptions {
-  Stream stream;  ///< the caller's current stream: it waits for the layer, and fences it at the lease's end
-  std::stop_token stop;
-  std::optional<std::chrono::steady_clock::time_point> deadline;
+  Stream stream = {};  ///< the caller's current stream: it waits for the layer, and fences it at the lease's end
+  std::stop_token stop = {};
+  std::optional<std::chrono::steady_clock::time_point> deadline = {};
 };
 
 struct PassOptions {
-  std::vector<std::uint32_t> schedule;  ///< layers in order of use, repeats allowed; empty: 0..L-1
+  std::vector<std::uint32_t> schedule = {};  ///< layers in order of use, repeats allowed; empty: 0..L-1
   bool last = false;                    ///< no pass follows: nothing is staged beyond the end of this one
-  Stream stream;
-  std::stop_token stop;
+  Stream stream = {};
+  std::stop_token stop = {};
 };
 
 class Pass;
