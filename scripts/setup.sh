@@ -136,7 +136,7 @@ announce_costs() {
 }
 
 # Compilers of torch's headers take up to 2 GB each.
-jobs() {
+parallel_jobs() {
   local cores memory_gib
   cores=$(nproc)
   memory_gib=$(awk '/MemAvailable/ {print int($2 / 1048576)}' /proc/meminfo)
@@ -169,7 +169,7 @@ build() {
   local preset=$1
   shift
   run_logged "build-$preset" "build the preset $preset: $*" \
-    "${launcher[@]}" cmake --build --preset "$preset" --parallel "$(jobs)" --target "$@"
+    "${launcher[@]}" cmake --build --preset "$preset" --parallel "$(parallel_jobs)" --target "$@"
 }
 
 # run_tests PRESET [CTEST OPTION...]: its output is the log and the report build/logs/PRESET.xml.
@@ -178,7 +178,7 @@ run_tests() {
   shift
   say "==> tests of the preset $preset"
   rm -f "$logs/$preset.xml"
-  "${launcher[@]}" ctest --preset "$preset" --parallel "$(jobs)" --output-junit "$logs/$preset.xml" "$@" || status=$?
+  "${launcher[@]}" ctest --preset "$preset" --parallel "$(parallel_jobs)" --output-junit "$logs/$preset.xml" "$@" || status=$?
   return "$status"
 }
 
