@@ -1,0 +1,30 @@
+#pragma once
+
+#include <functional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace tierstream {
+
+struct BindOptions {
+  /// The checkpoint's name for a weight of the module. For a layer's weights both are names within the layer.
+  /// Empty: the names are the same.
+  std::function<std::string(std::string_view module_name)> rename;
+  /// Tensors of the checkpoint that the module has no place for are no error. Those in layers still travel.
+  bool allow_unexpected = false;
+};
+
+/// Where a module and a checkpoint differ: the full names, in order.
+struct WeightReport {
+  std::vector<std::string> missing;     ///< parameters that the checkpoint lacks
+  std::vector<std::string> unexpected;  ///< tensors that the module has no place for
+  std::vector<std::string> unlike;      ///< other shape or dtype: the name and both
+
+  bool empty() const noexcept { return missing.empty() && unexpected.empty() && unlike.empty(); }
+};
+
+/// One line, each list cut to what a person reads.
+std::string describe(const WeightReport& report);
+
+}  // namespace tierstream
