@@ -1,14 +1,15 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
-#include <tbb/blocked_range.h>
-#include <tbb/parallel_for.h>
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/host_memory.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdint>
+#include <thread>
 #include <utility>
+#include <vector>
 
 namespace tierstream {
 namespace {
@@ -38,26 +39,34 @@ std::byte* map_aligned(std::size_t bytes) {
   const std::size_t before = round_up(address, kHugePageBytes) - address;
   const std::size_t after = kHugePageBytes - before;
   if (before > 0) ::munmap(begin, before);
-  if (after > 0) ::munmap(begin + before + bytes, after);
+  ::munmap(begin + before + bytes, after);
   return begin + before;
 }
 
+void touch_pages(std::byte* data, std::size_t bytes) {
+  for (std::size_t at = 0; at < bytes; at += kPageBytes) {
+    *static_cast<volatile std::byte*>(data + at) = std::byte{0};
+  }
+}
+
 void touch(std::byte* data, std::size_t bytes) {
-  const tbb::blocked_range<std::size_t> all(0, bytes, kTouchGrainBytes);
-  tbb::parallel_for(all, [data](const tbb::blocked_range<std::size_t>& part) {
-    // Parts need not start at a page; the page at their start is then their neighbour's as well.
-    for (std::size_t at = round_up(part.begin(), kPageBytes); at < part.end(); at += kPageBytes) {
-      *static_cast<volatile std::byte*>(data + at) = std::byte{0};
-    }
-  });
+  const std::size_t most_threads = std::max(1u, std::thread::hardware_concurrency());
+  const std::size_t threads = std::clamp(bytes / kTouchGrainBytes, std::size_t{1}, most_threads);
+  const std::size_t part = round_up(bytes / threads + 1, kHugePageBytes);
+  std::vector<std::jthread> others;
+  for (std::size_t at = part; at < bytes; at += part) {
+    others.emplace_back(touch_pages, data + at, std::min(part, bytes - at));
+  }
+  touch_pages(data, std::min(part, bytes));
 }
 
 }  // namespace
 
-HostMemory::HostMemory(std::size_t bytes) : bytes_(bytes) {
+HostMemory::HostMemory(std::size_t bytes) : HostMemory() {  // whole from here on: a throw below unmaps
   if (bytes == 0) return;
   if (bytes > PTRDIFF_MAX) throw out_of_memory(bytes, ENOMEM);  // what is added below must not wrap
   data_ = map_aligned(round_up(bytes, kPageBytes));
+  bytes_ = bytes;
   // Only whole huge pages, so that a small region costs no more than its own pages. A refusal costs speed
   // alone. Children of a fork keep the memory: a module's weights may lie in it.
   ::madvise(data_, bytes / kHugePageBytes * kHugePageBytes, MADV_HUGEPAGE);
