@@ -1,0 +1,183 @@
+#include <gtest/gtest.h>
+#include <tierstream/io/error.h>
+#include <tierstream/tiers/slot_arena.h>
+
+#include <utility>
+
+#include "support/fake_device.h"
+
+namespace tierstream::testing {
+namespace {
+
+constexpr std::uint64_t kSlotBytes = 8192;
+
+struct Scene {
+  FakeDevice device;
+  TierBudget budget{"gpu", 1u << 20};
+  int handles[2] = {};
+  const Stream stream{&handles[0]};
+  const Stream other_stream{&handles[1]};
+};
+
+TEST(SlotArena, HandsOutEachSlotOnce) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 2);
+  const auto first = arena.try_take();
+  const auto second = arena.try_take();
+  ASSERT_TRUE(first && second);
+  EXPECT_NE(first->index(), second->index());
+  EXPECT_FALSE(arena.try_take());
+}
+
+TEST(SlotArena, TakesASlotBackAtItsEnd) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+  auto slot = arena.try_take();
+  slot.reset();
+  EXPECT_FALSE(arena.fences_pending());
+  EXPECT_TRUE(arena.try_take());
+}
+
+TEST(SlotArena, TakesAMovedSlotBackOnce) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+  auto slot = arena.try_take();
+  SlotArena::Slot moved = std::move(*slot);
+  slot.reset();
+  EXPECT_FALSE(arena.try_take());
+}
+
+TEST(SlotArena, HandsOutTheSlotAskedFor) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
+  const auto slot = arena.try_take(1);
+  ASSERT_TRUE(slot);
+  EXPECT_EQ(slot->index(), 1u);
+  EXPECT_FALSE(arena.try_take(1));
+  EXPECT_TRUE(arena.try_take(2));
+}
+
+TEST(SlotArena, HoldsBackASlotUntilItsFenceIsDone) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+  auto slot = arena.try_take();
+  arena.fence(0, scene.stream);
+  slot.reset();
+  EXPECT_FALSE(arena.try_take());
+  EXPECT_FALSE(arena.try_take(0));
+  EXPECT_TRUE(arena.fences_pending());
+  scene.device.finish(scene.stream);
+  EXPECT_FALSE(arena.fences_pending());
+  EXPECT_TRUE(arena.try_take());
+}
+
+TEST(SlotArena, HoldsBackASlotUntilTheFencesOfAllItsStreamsAreDone) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+  auto slot = arena.try_take();
+  arena.fence(0, scene.stream);
+  arena.fence(0, scene.other_stream);
+  slot.reset();
+  scene.device.finish(scene.other_stream);
+  EXPECT_FALSE(arena.try_take());
+  scene.device.finish(scene.stream);
+  EXPECT_TRUE(arena.try_take());
+}
+
+TEST(SlotArena, HoldsBackASlotUntilTheLastFenceOfAStreamIsDone) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+  auto slot = arena.try_take();
+  arena.fence(0, scene.stream);
+  scene.device.finish(scene.stream);
+  arena.fence(0, scene.stream);
+  slot.reset();
+  EXPECT_FALSE(arena.try_take());
+  scene.device.finish(scene.stream);
+  EXPECT_TRUE(arena.try_take());
+}
+
+TEST(SlotArena, HandsOutAnotherSlotWhileOneIsHeldBack) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 2);
+  auto first = arena.try_take();
+  arena.fence(first->index(), scene.stream);
+  const auto held_back = first->index();
+  first.reset();
+  const auto second = arena.try_take();
+  ASSERT_TRUE(second);
+  EXPECT_NE(second->index(), held_back);
+}
+
+TEST(SlotArena, ASlotInUseIsNotPending) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+  const auto slot = arena.try_take();
+  arena.fence(0, scene.stream);
+  EXPECT_FALSE(arena.fences_pending());
+}
+
+TEST(SlotArena, MakesOneFencePerSlotAndStreamHoweverOftenTheyAreUsed) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 2);
+  for (int pass = 0; pass < 10; ++pass) {
+    for (std::uint32_t index = 0; index < arena.slots(); ++index) {
+      const auto slot = arena.try_take(index);
+      ASSERT_TRUE(slot);
+      arena.fence(index, scene.stream);
+      arena.fence(index, scene.other_stream);
+    }
+    scene.device.finish(scene.stream);
+    scene.device.finish(scene.other_stream);
+  }
+  EXPECT_EQ(scene.device.events_made(), 4);
+}
+
+TEST(SlotArena, SlotsKeepTheirAddresses) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
+  std::byte* const address = arena.address(2);
+  EXPECT_EQ(address, arena.memory().data() + 2 * kSlotBytes);
+  arena.try_take(2).reset();
+  EXPECT_EQ(arena.address(2), address);
+  EXPECT_EQ(arena.memory().size(), 3 * kSlotBytes);
+}
+
+TEST(SlotArena, HoldsItsBytesOfTheBudgetWhileItLives) {
+  Scene scene;
+  {
+    const SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
+    EXPECT_EQ(scene.budget.used_bytes(), 3 * kSlotBytes);
+    EXPECT_EQ(scene.device.allocated_bytes(), 3 * kSlotBytes);
+  }
+  EXPECT_EQ(scene.budget.used_bytes(), 0u);
+  EXPECT_EQ(scene.device.allocated_bytes(), 0u);
+}
+
+TEST(SlotArena, AllocatesNothingBeyondTheBudget) {
+  Scene scene;
+  try {
+    const SlotArena arena(scene.device, scene.budget, 1u << 20, 2);
+    FAIL() << "twice the budget was given";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::kBudgetTooSmall);
+  }
+  EXPECT_EQ(scene.device.allocated_bytes(), 0u);
+  EXPECT_EQ(scene.budget.peak_bytes(), 0u);
+}
+
+TEST(SlotArena, LeavesAbandonedMemoryWritable) {
+  Scene scene;
+  std::span<std::byte> memory;
+  {
+    SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+    memory = arena.memory();
+    arena.abandon_memory();
+  }
+  memory.back() = std::byte{1};
+  EXPECT_EQ(scene.device.allocated_bytes(), kSlotBytes);
+  HostMemory::adopt(memory.data(), memory.size());
+}
+
+}  // namespace
+}  // namespace tierstream::testing
