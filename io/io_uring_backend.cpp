@@ -298,7 +298,9 @@ class IoUringBackend final : public StorageBackend {
       throw Error(Errc::kInvalidArgument, "this ring belongs to the thread that first submitted to it",
                   {.backend = "io_uring"});
     }
-    const int result = ::io_uring_enable_rings(ring_.get());
+    // io_uring_enable_rings, which liburing 2.3 declares but does not export.
+    const int result = ::io_uring_register(static_cast<unsigned>(ring_.get()->ring_fd),
+                                           IORING_REGISTER_ENABLE_RINGS, nullptr, 0);
     if (result < 0) fail_unavailable("io_uring_enable_rings failed", result);
     owner_ = std::this_thread::get_id();
     arm_wake();

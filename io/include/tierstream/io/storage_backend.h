@@ -31,7 +31,7 @@ struct FileInfo {
   std::uint64_t bytes = 0;
   std::uint32_t offset_alignment = 1;  ///< a read's offset and length are multiples of this; a power of two
   std::uint32_t memory_alignment = 1;  ///< and its destination's address of this; a power of two
-  FileVersion version;
+  FileVersion version{};
 };
 
 /// One read. Its destination stays untouched by everyone else until its completion was collected.
