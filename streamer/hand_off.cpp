@@ -1,1 +1,310 @@
-// (in work)
+#include "hand_off.h"
+
+#include <fmt/format.h>
+#include <tierstream/io/error.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace tierstream {
+namespace {
+
+double& seconds_of(StallSeconds& stall, StallCause cause) {
+  switch (cause) {
+    case StallCause::kDisk:
+      return stall.disk;
+    case StallCause::kRing:
+      return stall.ring;
+    case StallCause::kCopy:
+      return stall.copy;
+    case StallCause::kSlot:
+      break;
+  }
+  return stall.slot;
+}
+
+/// More callers than this waiting at one time make the list grow: rare, and the only allocation.
+constexpr std::size_t kExpectedWaiting = 16;
+
+}  // namespace
+
+HandOff::HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Clock& clock,
+                 std::function<void()> wake_loop)
+    : layers_(layers),
+      rule_(rule),
+      arena_(arena),
+      clock_(clock),
+      wake_loop_(std::move(wake_loop)),
+      schedule_(layers),
+      places_(rule.slots + 1),
+      place_of_(layers + 1, kNone),
+      failures_(layers + 1) {
+  waiting_.reserve(kExpectedWaiting);
+}
+
+bool HandOff::changed() {
+  is_changed_ = true;
+  return std::exchange(loop_sleeps_, false);
+}
+
+// --- Callers -----------------------------------------------------------------------------------------------
+
+std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
+  if (failed_for_good_) std::rethrow_exception(failed_for_good_);
+  if (failures_[layer]) {
+    is_changed_ = true;  // wanted again: the next acquire tries anew
+    std::rethrow_exception(std::exchange(failures_[layer], nullptr));
+  }
+  const std::uint32_t slot = place_of_[layer];
+  if (slot == kNone) {
+    refuse_hopeless(layer);
+    return std::nullopt;
+  }
+  Place& place = places_[slot];
+  ++place.leases;
+  if (layer != layers_) {
+    // On schedule the next slot comes free only at this lease's end, so the loop may sleep on till then.
+    if (schedule_.anchor(layer)) wake = changed();
+    schedule_.advance_past(layer);
+    account(place);
+    is_changed_ = true;
+  }
+  return Grant{slot, place.ready};
+}
+
+/// A wait that only another lease's end could satisfy is an error, because that lease may be the caller's
+/// own.
+void HandOff::refuse_hopeless(std::uint32_t layer) const {
+  if (layer == layers_) return;
+  for (std::uint32_t slot = 0; slot < rule_.slots; ++slot) {
+    if (rule_.allows(layer, slot) && places_[slot].leases == 0) return;
+  }
+  throw Error(
+      Errc::kTooManyLeases,
+      fmt::format("layer {} has no slot: {}; end a lease first, or give the gpu tier more bytes", layer,
+                  rule_.stable ? fmt::format("its slot {} is leased to another layer", layer % rule_.slots)
+                               : fmt::format("all {} are leased", rule_.slots)));
+}
+
+void HandOff::account(Place& place) {
+  TierBytes bytes;
+  if (std::exchange(place.load_counted, true)) {
+    bytes.gpu = place.load.total();
+  } else {
+    bytes = place.load;
+  }
+  for (PassStats* stats : {&current_, &total_}) {
+    ++stats->layers;
+    stats->bytes += bytes;
+  }
+}
+
+std::optional<HandOff::Grant> HandOff::try_acquire(std::uint32_t layer) {
+  bool wake = false;
+  std::optional<Grant> granted;
+  {
+    const std::scoped_lock lock(mutex_);
+    granted = grant(layer, wake);
+    if (!granted && layer != layers_ && schedule_.anchor(layer)) wake = changed();
+  }
+  if (wake) wake_loop_();
+  return granted;
+}
+
+HandOff::Grant HandOff::acquire(std::uint32_t layer, const std::stop_token& stop,
+                                std::optional<std::chrono::steady_clock::time_point> deadline) {
+  if (const std::optional<Grant> granted = try_acquire(layer)) return *granted;
+
+  struct Wait {
+    HandOff& hand_off;
+    std::uint32_t layer;
+    Wait(HandOff& h, std::uint32_t l) : hand_off(h), layer(l) { hand_off.begin_wait(layer); }
+    ~Wait() { hand_off.end_wait(layer); }
+  };
+  const Wait wait{*this, layer};
+  bool wake = false;
+  std::optional<Grant> granted;
+  {
+    std::unique_lock lock(mutex_);
+    const auto ready = [&] { return (granted = grant(layer, wake)).has_value(); };
+    if (deadline) {
+      published_.wait_until(lock, stop, *deadline, ready);
+    } else {
+      published_.wait(lock, stop, ready);
+    }
+  }
+  if (wake) wake_loop_();
+  if (granted) return *granted;
+  const bool cancelled = stop.stop_requested();
+  throw Error(
+      cancelled ? Errc::kCancelled : Errc::kTimedOut,
+      fmt::format("layer {}: {} while waiting for it", layer, cancelled ? "cancelled" : "deadline passed"));
+}
+
+void HandOff::begin_wait(std::uint32_t layer) {
+  bool wake = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    if (layer != layers_) schedule_.anchor(layer);
+    if (waiting_.empty()) charged_until_ = clock_.now();
+    const auto found = std::ranges::find(waiting_, layer, &Waiting::layer);
+    if (found != waiting_.end()) {
+      ++found->callers;
+    } else {
+      waiting_.push_back({layer, 1});
+    }
+    wake = changed();
+  }
+  if (wake) wake_loop_();
+}
+
+void HandOff::end_wait(std::uint32_t layer) {
+  const std::scoped_lock lock(mutex_);
+  const auto found = std::ranges::find(waiting_, layer, &Waiting::layer);
+  if (--found->callers == 0) waiting_.erase(found);
+  is_changed_ = true;  // only the order of the wanted layers: no reason to wake the loop
+}
+
+void HandOff::release(std::uint32_t slot, std::span<const Stream> streams) {
+  bool wake = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    Place& place = places_[slot];
+    if (slot < rule_.slots) {
+      for (const Stream stream : streams) arena_.fence(slot, stream);
+    }
+    --place.leases;
+    if (place.leases == 0) wake = changed();
+  }
+  if (wake) wake_loop_();
+}
+
+void HandOff::begin_pass(std::span<const std::uint32_t> order, bool wraps) {
+  bool wake = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    schedule_.begin_pass(order, wraps);
+    current_ = {};
+    wake = changed();
+  }
+  if (wake) wake_loop_();
+}
+
+PassStats HandOff::end_pass() {
+  const std::scoped_lock lock(mutex_);
+  return std::exchange(current_, {});
+}
+
+PassStats HandOff::total() const {
+  const std::scoped_lock lock(mutex_);
+  return total_;
+}
+
+void HandOff::add_stall(StallCause cause, std::chrono::nanoseconds time) {
+  const std::scoped_lock lock(mutex_);
+  const double seconds = std::chrono::duration<double>(time).count();
+  seconds_of(current_.stall, cause) += seconds;
+  seconds_of(total_.stall, cause) += seconds;
+}
+
+std::uint32_t HandOff::leases() const {
+  const std::scoped_lock lock(mutex_);
+  std::uint32_t sum = 0;
+  for (std::uint32_t slot = 0; slot < rule_.slots; ++slot) sum += places_[slot].leases;
+  return sum;
+}
+
+void HandOff::fail_for_good(std::exception_ptr error) noexcept {
+  {
+    const std::scoped_lock lock(mutex_);
+    if (!failed_for_good_) failed_for_good_ = std::move(error);
+  }
+  published_.notify_all();
+}
+
+// --- The staging loop
+// ----------------------------------------------------------------------------------------
+
+void HandOff::charge(StallCause cause) {
+  if (waiting_.empty()) return;
+  const std::chrono::nanoseconds now = clock_.now();
+  const double seconds = std::chrono::duration<double>(now - charged_until_).count();
+  seconds_of(current_.stall, cause) += seconds;
+  seconds_of(total_.stall, cause) += seconds;
+  charged_until_ = now;
+}
+
+void HandOff::charge_wait(StallCause cause) {
+  const std::scoped_lock lock(mutex_);
+  charge(cause);
+}
+
+bool HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCause cause) {
+  const std::scoped_lock lock(mutex_);
+  charge(cause);
+  loop_sleeps_ = false;
+  if (std::exchange(is_changed_, false)) {
+    wanted.clear();
+    for (const Waiting& waiting : waiting_) {
+      if (wanted.size() < rule_.slots || waiting.layer == layers_) wanted.push_back(waiting.layer);
+    }
+    std::size_t limit = rule_.slots;
+    if (std::ranges::find(wanted, layers_) != wanted.end()) {
+      ++limit;
+    } else if (place_of_[layers_] == kNone) {
+      wanted.push_back(layers_);
+      ++limit;
+    }
+    schedule_.append_upcoming(wanted, limit);
+    // A layer whose read failed is staged again only once its caller has heard of it.
+    std::erase_if(wanted, [&](std::uint32_t layer) { return failures_[layer] != nullptr; });
+  }
+  return !waiting_.empty();
+}
+
+bool HandOff::may_sleep() {
+  const std::scoped_lock lock(mutex_);
+  loop_sleeps_ = !is_changed_;
+  return loop_sleeps_;
+}
+
+void HandOff::publish(std::uint32_t slot, std::uint32_t layer, const Event& ready, const TierBytes& load) {
+  {
+    const std::scoped_lock lock(mutex_);
+    places_[slot] = {.layer = layer, .leases = 0, .ready = &ready, .load = load, .load_counted = false};
+    place_of_[layer] = slot;
+    is_changed_ = true;
+  }
+  published_.notify_all();
+}
+
+bool HandOff::try_reclaim(std::uint32_t slot) {
+  const std::scoped_lock lock(mutex_);
+  Place& place = places_[slot];
+  if (place.leases != 0) return false;
+  if (!place.load_counted) count_unused(place.load);
+  place_of_[place.layer] = kNone;
+  place = {};
+  return true;
+}
+
+void HandOff::count_unused(const TierBytes& load) {
+  current_.unused_bytes += load.total();
+  total_.unused_bytes += load.total();
+}
+
+void HandOff::add_unused(const TierBytes& load) {
+  const std::scoped_lock lock(mutex_);
+  count_unused(load);
+}
+
+void HandOff::fail(std::uint32_t layer, std::exception_ptr error) {
+  {
+    const std::scoped_lock lock(mutex_);
+    failures_[layer] = std::move(error);
+    is_changed_ = true;
+  }
+  published_.notify_all();
+}
+
+}  // namespace tierstream

@@ -1,1 +1,40 @@
-// (in work)
+#include <tierstream/streamer/lease.h>
+
+#include <array>
+#include <utility>
+
+#include "streamer_core.h"
+
+namespace tierstream {
+
+Lease::Lease(std::shared_ptr<StreamerCore> core, std::uint32_t layer, std::uint32_t slot, Stream stream)
+    : core_(std::move(core)), layer_(layer), slot_(slot), stream_(stream) {}
+
+Lease& Lease::operator=(Lease&& other) noexcept {
+  std::swap(core_, other.core_);
+  std::swap(layer_, other.layer_);
+  std::swap(slot_, other.slot_);
+  std::swap(stream_, other.stream_);
+  return *this;
+}
+
+Lease::~Lease() {
+  if (core_) core_->release_for_sure(slot_, stream_);
+}
+
+void Lease::release(Stream current_stream) {
+  if (!core_) return;
+  const std::array streams{stream_, current_stream};
+  core_->release(slot_, std::span(streams).first(current_stream == stream_ ? 1 : 2));
+  core_.reset();
+}
+
+const Layer& Lease::layer() const noexcept { return core_->table().layers[layer_]; }
+
+std::size_t Lease::size() const noexcept { return layer().tensors.size(); }
+
+TensorView Lease::tensor(std::size_t index) const { return core_->tensor(layer_, slot_, index); }
+
+TensorView Lease::operator[](std::string_view name) const { return tensor(find_tensor(layer(), name)); }
+
+}  // namespace tierstream

@@ -1,1 +1,371 @@
-// (in work)
+#include "staging_loop.h"
+
+#include <fmt/format.h>
+#include <tierstream/io/error.h>
+
+#include <algorithm>
+#include <utility>
+
+namespace tierstream {
+namespace {
+
+/// How often events are asked for when the device does not notify: a block of 8 MiB takes 150 us on PCIe 5.
+constexpr std::chrono::microseconds kPollInterval{50};
+/// While draining, so that whoever drains can keep a deadline.
+constexpr std::chrono::milliseconds kDrainInterval{10};
+
+constexpr std::uint64_t kLandingBit = std::uint64_t{1} << 63;
+
+}  // namespace
+
+StagingLoop::StagingLoop(const StagingParts& parts)
+    : parts_(parts),
+      targets_(parts.slots.slots() + 1),
+      blocks_(parts.ring.shape().blocks),
+      target_of_(parts.table.layers.size() + 1),
+      is_wanted_(parts.table.layers.size() + 1),
+      completions_(parts.storage.limits().max_in_flight) {
+  for (Target& target : targets_) {
+    target.ready = parts_.device.make_event();
+    const bool is_outside = &target == &targets_.back();
+    target.memory = is_outside ? parts_.outside_memory : parts_.slots.address(index_of(target));
+  }
+  for (BlockUse& block : blocks_) block.copied = parts_.device.make_event();
+  copying_.reserve(blocks_.size());
+  wanted_.reserve(targets_.size());
+  batch_.reserve(completions_.size());
+}
+
+std::uint64_t StagingLoop::to_tag(const ReadId& id) {
+  return (id.landing ? kLandingBit : 0) | (std::uint64_t{id.index} << 32) | id.read;
+}
+
+std::uint32_t StagingLoop::outside_layer() const {
+  return static_cast<std::uint32_t>(parts_.table.layers.size());
+}
+
+std::uint32_t StagingLoop::index_of(const Target& target) const {
+  return static_cast<std::uint32_t>(&target - targets_.data());
+}
+
+StagingLoop::ReadId StagingLoop::from_tag(std::uint64_t tag) {
+  return {.landing = (tag & kLandingBit) != 0,
+          .index = static_cast<std::uint32_t>((tag & ~kLandingBit) >> 32),
+          .read = static_cast<std::uint32_t>(tag)};
+}
+
+void StagingLoop::step() {
+  finish_reads();
+  finish_copies();
+  const bool someone_waits = parts_.hand_off.begin_round(wanted_, cause_);
+  if (!stopping_) {
+    mark_wanted();
+    for (Target& target : targets_) settle(target);
+    make_room();
+    assign_targets();
+    start_reads();
+    if (someone_waits) cause_ = cause_of_wait();
+  }
+  handled_ = 0;
+  completed_ = parts_.storage.collect(completions_, patience());
+}
+
+void StagingLoop::stop() {
+  stopping_ = true;
+  for (Target& target : targets_) {
+    if (target.stage == Target::Stage::kFilling) abandon(target);
+  }
+}
+
+bool StagingLoop::drained() const {
+  return handled_ == completed_ && parts_.storage.in_flight() == 0 && copying_.empty() &&
+         std::ranges::all_of(targets_, [](const Target& target) { return target.ready->done(); });
+}
+
+// --- Reads and copies that have ended
+// ------------------------------------------------------------------------
+
+void StagingLoop::finish_reads() {
+  // Counted before it is handled: a device error in between must not make it count twice.
+  while (handled_ < completed_) finish_read(completions_[handled_++]);
+}
+
+void StagingLoop::finish_read(const Completion& completion) {
+  const ReadId id = from_tag(completion.tag);
+  Target& target = targets_[id.landing ? id.index : blocks_[id.index].target];
+  const FileRead& read =
+      id.landing ? target.layout->landings[id.read] : blocks_[id.index].fill->reads[id.read];
+  if (id.landing) {
+    --target.landings_under_way;
+  } else {
+    --blocks_[id.index].reads_under_way;
+  }
+  if (completion.error && target.stage == Target::Stage::kFilling) {
+    parts_.hand_off.fail(target.layer, read_error(target, read, completion));
+    abandon(target);
+  }
+  target.load.disk += completion.bytes;
+  if (!id.landing) {
+    BlockUse& use = blocks_[id.index];
+    if (target.stage == Target::Stage::kAbandoned) {
+      if (use.block && use.reads_under_way == 0) release_unread(use);
+    } else if (use.reads_under_way == 0 && use.next_read == use.fill->reads.size()) {
+      copy_block(id.index);
+    }
+  }
+  settle(target);
+}
+
+/// Gives a block back whose bytes nobody needs.
+void StagingLoop::release_unread(BlockUse& use) {
+  --targets_[use.target].blocks_reading;
+  use.block.reset();
+}
+
+void StagingLoop::copy_block(std::uint32_t block_index) {
+  BlockUse& use = blocks_[block_index];
+  Target& target = targets_[use.target];
+  const std::byte* source = use.block->memory().data();
+  for (const BlockCopy& copy : use.fill->copies) {
+    parts_.copies.copy(target.memory + copy.slot_offset, source + copy.block_offset, copy.bytes);
+  }
+  parts_.copies.record(*use.copied);
+  copying_.push_back(block_index);
+  --target.blocks_reading;
+  ++target.blocks_copying;
+}
+
+/// Copies end in the order in which they were queued.
+void StagingLoop::finish_copies() {
+  auto done = copying_.begin();
+  for (; done != copying_.end() && blocks_[*done].copied->done(); ++done) {
+    Target& target = targets_[blocks_[*done].target];
+    --target.blocks_copying;
+    blocks_[*done].block.reset();
+  }
+  copying_.erase(copying_.begin(), done);
+}
+
+// --- Who gets which slot
+// -------------------------------------------------------------------------------------
+
+void StagingLoop::mark_wanted() {
+  std::ranges::fill(is_wanted_, std::uint8_t{0});
+  for (const std::uint32_t layer : wanted_) is_wanted_[layer] = 1;
+}
+
+bool StagingLoop::is_free_soon(const Target& target) const {
+  return target.stage == Target::Stage::kEmpty || target.stage == Target::Stage::kAbandoned;
+}
+
+/// Gives up what nobody wants soon, as far as wanted layers need the slots.
+void StagingLoop::make_room() {
+  std::ptrdiff_t spoken_for = 0;  // slots free soon that nearer layers will take
+  for (const std::uint32_t layer : wanted_) {
+    if (target_of_[layer] || layer == outside_layer()) continue;
+    const auto slots = slots_for(layer);
+    const auto free_soon = std::ranges::count_if(slots, [&](const Target& t) { return is_free_soon(t); });
+    if (free_soon <= spoken_for) std::ranges::any_of(slots, [&](Target& target) { return give_up(target); });
+    if (!parts_.rule.stable) ++spoken_for;
+  }
+}
+
+/// The targets that `layer` may use.
+std::span<StagingLoop::Target> StagingLoop::slots_for(std::uint32_t layer) {
+  const auto slots = std::span(targets_).first(parts_.rule.slots);
+  return parts_.rule.stable ? slots.subspan(layer % parts_.rule.slots, 1) : slots;
+}
+
+bool StagingLoop::give_up(Target& target) {
+  if (is_free_soon(target) || is_wanted_[target.layer]) return false;
+  if (target.stage == Target::Stage::kPublished) {
+    if (!parts_.hand_off.try_reclaim(index_of(target))) return false;
+    target.load = {};  // accounted for by the hand-off
+  }
+  abandon(target);
+  return true;
+}
+
+void StagingLoop::assign_targets() {
+  for (const std::uint32_t layer : wanted_) {
+    if (target_of_[layer]) continue;
+    if (layer == outside_layer()) {
+      if (targets_.back().stage == Target::Stage::kEmpty) start(targets_.back(), layer);
+      continue;
+    }
+    std::optional<SlotArena::Slot> slot =
+        parts_.rule.stable ? parts_.slots.try_take(layer % parts_.rule.slots) : parts_.slots.try_take();
+    if (!slot && !parts_.rule.stable) return;  // the nearest layer waits: no later one goes before it
+    if (!slot) continue;
+    Target& target = targets_[slot->index()];
+    target.slot = std::move(slot);
+    start(target, layer);
+  }
+}
+
+void StagingLoop::start(Target& target, std::uint32_t layer) {
+  target.stage = Target::Stage::kFilling;
+  target.layer = layer;
+  target.layout = layer == outside_layer() ? &parts_.plan.outside : &parts_.plan.layers[layer];
+  target.next_landing = 0;
+  target.next_fill = 0;
+  target.load = {};
+  target_of_[layer] = index_of(target);
+  for (const MemoryCopy& copy : target.layout->memory_copies) {
+    parts_.copies.copy(target.memory + copy.slot_offset, copy.source, copy.bytes);
+    target.load.pinned += copy.bytes;
+  }
+  settle(target);  // nothing to read: it is ready at once
+}
+
+/// Takes the target from its layer. Its memory comes free once nothing is under way into it.
+void StagingLoop::abandon(Target& target) {
+  if (target.stage == Target::Stage::kFilling) {
+    parts_.copies.record(*target.ready);  // copies queued so far still write to it
+    if (target.open_block) {
+      BlockUse& use = blocks_[*target.open_block];
+      if (use.reads_under_way == 0) release_unread(use);
+      target.open_block.reset();
+    }
+  }
+  target.stage = Target::Stage::kAbandoned;
+  target_of_[target.layer].reset();
+  settle(target);
+}
+
+/// Moves the target on if its stage is complete.
+void StagingLoop::settle(Target& target) {
+  const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;
+  if (reading) return;
+  if (target.stage == Target::Stage::kFilling) {
+    if (target.next_landing != target.layout->landings.size()) return;
+    if (target.next_fill != target.layout->fills.size()) return;
+    parts_.copies.record(*target.ready);
+    target.stage = Target::Stage::kPublished;
+    parts_.hand_off.charge_wait(cause_);
+    parts_.hand_off.publish(index_of(target), target.layer, *target.ready, target.load);
+  } else if (target.stage == Target::Stage::kAbandoned) {
+    if (target.blocks_copying != 0 || !target.ready->done()) return;
+    parts_.hand_off.add_unused(target.load);
+    target.stage = Target::Stage::kEmpty;
+    target.slot.reset();
+  }
+}
+
+// --- Reads
+// ---------------------------------------------------------------------------------------------------
+
+/// Nearest use first, as far as storage takes requests and the ring has blocks.
+void StagingLoop::start_reads() {
+  batch_.clear();
+  room_ = parts_.storage.free_requests();
+  for (const std::uint32_t layer : wanted_) {
+    if (batch_.size() == room_) break;
+    if (!target_of_[layer]) continue;
+    Target& target = targets_[*target_of_[layer]];
+    if (target.stage != Target::Stage::kFilling) continue;
+    start_landings(target);
+    start_fills(target);
+  }
+  if (batch_.empty()) return;
+  if (parts_.storage.submit(batch_) != batch_.size()) {
+    throw Error(Errc::kInternal, "storage took fewer requests than it said it had room for");
+  }
+}
+
+void StagingLoop::start_landings(Target& target) {
+  const std::vector<FileRead>& reads = target.layout->landings;
+  for (; target.next_landing < reads.size() && batch_.size() < room_; ++target.next_landing) {
+    const FileRead& read = reads[target.next_landing];
+    const ReadId id{true, index_of(target), static_cast<std::uint32_t>(target.next_landing)};
+    batch_.push_back(
+        {to_tag(id), FileId{read.file}, read.offset, {target.memory + read.target_offset, read.bytes}});
+    ++target.landings_under_way;
+  }
+}
+
+void StagingLoop::start_fills(Target& target) {
+  while (batch_.size() < room_) {
+    if (!target.open_block && !open_block(target)) return;
+    BlockUse& use = blocks_[*target.open_block];
+    const FileRead& read = use.fill->reads[use.next_read];
+    const ReadId id{false, *target.open_block, static_cast<std::uint32_t>(use.next_read)};
+    batch_.push_back({to_tag(id), FileId{read.file}, read.offset,
+                      use.block->memory().subspan(read.target_offset, read.bytes)});
+    ++use.reads_under_way;
+    if (++use.next_read == use.fill->reads.size()) target.open_block.reset();
+  }
+}
+
+/// False: the target needs no further block, or there is none.
+bool StagingLoop::open_block(Target& target) {
+  if (target.next_fill == target.layout->fills.size()) return false;
+  std::optional<PinnedRing::Block> block = parts_.ring.try_take();
+  if (!block) return false;
+  const std::uint32_t index = block->index();
+  BlockUse& use = blocks_[index];
+  use.block = std::move(block);
+  use.target = index_of(target);
+  use.fill = &target.layout->fills[target.next_fill++];
+  use.next_read = 0;
+  target.open_block = index;
+  ++target.blocks_reading;
+  return true;
+}
+
+// --- Waiting
+// -------------------------------------------------------------------------------------------------
+
+/// The earliest unfinished stage of the last bytes of the layer that is waited for most urgently.
+StallCause StagingLoop::cause_of_wait() const {
+  if (wanted_.empty()) return StallCause::kSlot;
+  const std::uint32_t layer = wanted_.front();
+  if (!target_of_[layer]) return StallCause::kSlot;
+  const Target& target = targets_[*target_of_[layer]];
+  if (target.stage == Target::Stage::kPublished) return StallCause::kCopy;
+  const bool all_submitted = target.next_landing == target.layout->landings.size() &&
+                             target.next_fill == target.layout->fills.size();
+  const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;
+  if (all_submitted && !target.open_block) return reading ? StallCause::kDisk : StallCause::kCopy;
+  if (parts_.storage.free_requests() == 0) return StallCause::kDisk;
+  // The rest waits for a block: is it the disk or the copies that hold them?
+  const std::size_t taken = blocks_.size() - parts_.ring.free_blocks();
+  if (copying_.size() == taken) return StallCause::kCopy;
+  return copying_.empty() ? StallCause::kDisk : StallCause::kRing;
+}
+
+std::chrono::nanoseconds StagingLoop::patience() {
+  if (stopping_) return kDrainInterval;
+  const bool copies_unheard = !parts_.copies.notifies() &&
+                              (!copying_.empty() || std::ranges::any_of(targets_, [](const Target& target) {
+                                return target.stage == Target::Stage::kAbandoned;
+                              }));
+  if (copies_unheard || parts_.slots.fences_pending()) return kPollInterval;
+  return parts_.hand_off.may_sleep() ? std::chrono::nanoseconds::max() : std::chrono::nanoseconds{0};
+}
+
+std::exception_ptr StagingLoop::read_error(const Target& target, const FileRead& read,
+                                           const Completion& completion) const {
+  const bool is_outside = target.layer == outside_layer();
+  const Layer& layer = is_outside ? parts_.table.outside : parts_.table.layers[target.layer];
+  const SourceFile& file = parts_.table.files[read.file];
+  ErrorPlace place{.file = file.path,
+                   .offset = read.offset,
+                   .expected_bytes = std::min(read.bytes, file.info.bytes - read.offset),
+                   .actual_bytes = completion.bytes,
+                   .backend = parts_.storage.path().backend};
+  for (const TensorSpec& tensor : layer.tensors) {
+    const auto* extent = std::get_if<FileExtent>(&tensor.source);
+    if (extent == nullptr || extent->file != read.file) continue;
+    if (extent->offset < read.offset + read.bytes && read.offset < extent->offset + tensor.bytes) {
+      place.tensor = layer.full_name(tensor);
+      break;
+    }
+  }
+  const bool ended = completion.error == make_error_code(Errc::kEndOfFile);
+  return std::make_exception_ptr(Error(ended ? Errc::kEndOfFile : Errc::kReadFailed,
+                                       ended ? "the file ends early" : "read failed", std::move(place),
+                                       ended ? std::error_code{} : completion.error));
+}
+
+}  // namespace tierstream

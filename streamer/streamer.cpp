@@ -1,1 +1,84 @@
-// (in work)
+#include <fmt/format.h>
+#include <tierstream/io/error.h>
+#include <tierstream/streamer/streamer.h>
+
+#include <numeric>
+#include <utility>
+
+#include "streamer_core.h"
+
+namespace tierstream {
+namespace {
+
+std::uint32_t checked_layer(std::size_t layer, std::size_t count) {
+  if (layer < count) return static_cast<std::uint32_t>(layer);
+  throw Error(Errc::kInvalidArgument,
+              fmt::format("layer {} is out of range: there are 0 to {}", layer, count - 1));
+}
+
+}  // namespace
+
+Streamer::Streamer(LayerTable table, StreamerOptions options)
+    : core_(std::make_shared<StreamerCore>(std::move(table), std::move(options))) {}
+
+Streamer::Streamer(Streamer&&) noexcept = default;
+
+Streamer& Streamer::operator=(Streamer&& other) noexcept {
+  std::swap(core_, other.core_);
+  return *this;
+}
+
+Streamer::~Streamer() {
+  if (core_) core_->stop();
+}
+
+std::size_t Streamer::layer_count() const noexcept { return core_->layer_count(); }
+const LayerTable& Streamer::table() const noexcept { return core_->table(); }
+const Plan& Streamer::plan() const noexcept { return core_->plan(); }
+Device& Streamer::device() const noexcept { return core_->device(); }
+
+Lease Streamer::acquire(std::size_t layer, const AcquireOptions& options) {
+  const std::uint32_t index = checked_layer(layer, layer_count());
+  return Lease(core_, index, core_->acquire(index, options), options.stream);
+}
+
+Pass Streamer::pass(PassOptions options) { return Pass(*this, std::move(options)); }
+
+TensorView Streamer::outside(std::string_view name, const AcquireOptions& options) {
+  return core_->outside_tensor(name, options);
+}
+
+StreamerStats Streamer::stats() const { return core_->stats(); }
+StoragePath Streamer::storage_path() const { return core_->storage_path(); }
+std::string Streamer::registration_refusal() const { return core_->registration_refusal(); }
+
+void Streamer::close() { core_->close(); }
+
+Pass::Pass(Streamer& streamer, PassOptions options)
+    : streamer_(&streamer),
+      schedule_(std::move(options.schedule)),
+      stream_(options.stream),
+      stop_(std::move(options.stop)) {
+  if (schedule_.empty()) {
+    schedule_.resize(streamer.layer_count());
+    std::iota(schedule_.begin(), schedule_.end(), 0u);
+  }
+  for (const std::uint32_t layer : schedule_) checked_layer(layer, streamer.layer_count());
+  streamer_->core_->begin_pass(schedule_, !options.last, stream_);
+}
+
+Pass::Pass(Pass&& other) noexcept
+    : streamer_(std::exchange(other.streamer_, nullptr)),
+      schedule_(std::move(other.schedule_)),
+      stream_(other.stream_),
+      stop_(std::move(other.stop_)) {}
+
+Pass::~Pass() {
+  if (streamer_ != nullptr) streamer_->core_->end_pass(stream_);
+}
+
+Lease Pass::acquire(std::size_t position) {
+  return streamer_->acquire(schedule_.at(position), {.stream = stream_, .stop = stop_, .deadline = {}});
+}
+
+}  // namespace tierstream

@@ -1,1 +1,228 @@
-// (in work)
+#include <tierstream/tiers/layer_layout.h>
+
+#include <algorithm>
+#include <map>
+#include <numeric>
+#include <tuple>
+#include <utility>
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint64_t align_down(std::uint64_t value, std::uint64_t alignment) {
+  return value / alignment * alignment;
+}
+constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) {
+  return align_down(value + alignment - 1, alignment);
+}
+
+/// File bytes of one tensor (or of neighbours joined), and where they go in the slot.
+struct Piece {
+  std::uint32_t file;
+  std::uint64_t offset;
+  std::uint64_t bytes;
+  std::uint64_t slot_offset;
+
+  std::uint64_t end() const { return offset + bytes; }
+};
+
+std::uint64_t direct_alignment(const SourceFile& file) {
+  return std::max(file.info.offset_alignment, file.info.memory_alignment);
+}
+
+/// Builds one layout: first gives every tensor its place, then cuts the transfers.
+class LayoutBuilder {
+ public:
+  LayoutBuilder(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules)
+      : layer_(layer), files_(files), rules_(rules) {
+    layout_.tensor_offsets.resize(layer.tensors.size());
+  }
+
+  LayerLayout build() {
+    place_file_tensors();
+    place_memory_tensors();
+    cut_fills();
+    layout_.slot_bytes = align_up(cursor_, kSlotAlignment);
+    return std::move(layout_);
+  }
+
+ private:
+  const TensorSpec& tensor(std::size_t index) const { return layer_.tensors[index]; }
+  const FileExtent& extent(std::size_t index) const { return std::get<FileExtent>(tensor(index).source); }
+  std::uint64_t end_of(std::size_t index) const { return extent(index).offset + tensor(index).bytes; }
+
+  bool adjoins(std::size_t left, std::size_t right) const {
+    return extent(left).file == extent(right).file && end_of(left) == extent(right).offset;
+  }
+  bool can_land(std::size_t index) const {
+    return rules_.reads_land && extent(index).offset % kLandedTensorAlignment == 0 &&
+           direct_alignment(files_[extent(index).file]) <= kSlotAlignment;
+  }
+
+  void place_file_tensors() {
+    std::vector<std::size_t> order;
+    for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
+      if (tensor(i).bytes != 0 && std::holds_alternative<FileExtent>(tensor(i).source)) order.push_back(i);
+    }
+    std::ranges::sort(order, {}, [&](std::size_t i) {
+      return std::tuple(extent(i).file, extent(i).offset, tensor(i).bytes);
+    });
+    // Tied tensors: the first is loaded, the others share its place.
+    std::vector<std::pair<std::size_t, std::size_t>> tied;
+    std::vector<std::size_t> loaded;
+    for (std::size_t i : order) {
+      if (!loaded.empty() && same_bytes(loaded.back(), i)) {
+        tied.emplace_back(i, loaded.back());
+      } else {
+        loaded.push_back(i);
+      }
+    }
+    for (std::size_t begin = 0; begin < loaded.size();) {
+      std::size_t end = begin + 1;
+      const bool lands = can_land(loaded[begin]);
+      while (end < loaded.size() && adjoins(loaded[end - 1], loaded[end]) && can_land(loaded[end]) == lands &&
+             (lands || keeps_alignment(loaded[begin], loaded[end]))) {
+        ++end;
+      }
+      const std::span run(loaded.data() + begin, end - begin);
+      lands ? land(run) : copy_through_ring(run);
+      begin = end;
+    }
+    for (const auto& [index, owner] : tied) layout_.tensor_offsets[index] = layout_.tensor_offsets[owner];
+  }
+
+  bool same_bytes(std::size_t a, std::size_t b) const {
+    return extent(a).file == extent(b).file && extent(a).offset == extent(b).offset &&
+           tensor(a).bytes == tensor(b).bytes;
+  }
+  bool keeps_alignment(std::size_t first, std::size_t next) const {
+    return (extent(next).offset - extent(first).offset) % kTensorAlignment == 0;
+  }
+
+  /// The run's aligned span is read into the slot as it stands in the file; nothing else lies in its margins.
+  void land(std::span<const std::size_t> run) {
+    const FileExtent& first = extent(run.front());
+    const std::uint64_t alignment = direct_alignment(files_[first.file]);
+    const std::uint64_t begin = align_down(first.offset, alignment);
+    const std::uint64_t end = align_up(end_of(run.back()), alignment);
+    // At least the alignment of copied tensors, so that a run of them can follow; the span keeps its place
+    // relative to the file's alignment only if it starts at a multiple of it.
+    const std::uint64_t base = align_up(cursor_, std::max(alignment, kTensorAlignment));
+    for (std::size_t i : run) layout_.tensor_offsets[i] = base + (extent(i).offset - begin);
+    append_reads(layout_.landings, first.file, begin, end, base);
+    cursor_ = base + (end - begin);
+  }
+
+  void copy_through_ring(std::span<const std::size_t> run) {
+    const FileExtent& first = extent(run.front());
+    const std::uint64_t base = align_up(cursor_, kTensorAlignment);
+    for (std::size_t i : run) layout_.tensor_offsets[i] = base + (extent(i).offset - first.offset);
+    const std::uint64_t bytes = end_of(run.back()) - first.offset;
+    pieces_.push_back({first.file, first.offset, bytes, base});
+    cursor_ = base + bytes;
+  }
+
+  void place_memory_tensors() {
+    std::map<std::pair<const std::byte*, std::uint64_t>, std::uint64_t> placed;  // tied tensors share
+    for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
+      const auto* source = std::get_if<const std::byte*>(&tensor(i).source);
+      if (source == nullptr || tensor(i).bytes == 0) continue;
+      const std::uint64_t base = align_up(cursor_, kTensorAlignment);
+      const auto [place, is_new] = placed.try_emplace({*source, tensor(i).bytes}, base);
+      layout_.tensor_offsets[i] = place->second;
+      if (!is_new) continue;
+      layout_.memory_copies.push_back({*source, base, tensor(i).bytes});
+      cursor_ = base + tensor(i).bytes;
+    }
+  }
+
+  void append_reads(std::vector<FileRead>& reads, std::uint32_t file, std::uint64_t begin, std::uint64_t end,
+                    std::uint64_t target) const {
+    while (begin < end) {
+      const std::uint64_t bytes = std::min(rules_.request_bytes, end - begin);
+      reads.push_back({file, begin, bytes, target});
+      begin += bytes;
+      target += bytes;
+    }
+  }
+
+  /// Walks the pieces in file order, joins those whose gap is cheaper to read than to skip, and packs the
+  /// joined spans into blocks one behind the other.
+  void cut_fills() {
+    std::uint64_t block_used = rules_.block_bytes;  // "full": the first span opens a block
+    for (std::size_t first = 0; first < pieces_.size();) {
+      std::size_t last = first;
+      while (last + 1 < pieces_.size() && pieces_[last + 1].file == pieces_[first].file &&
+             pieces_[last + 1].offset <= pieces_[last].end() + rules_.merge_gap_bytes) {
+        ++last;
+      }
+      const std::uint32_t file = pieces_[first].file;
+      const std::uint64_t alignment = direct_alignment(files_[file]);
+      std::uint64_t begin = align_down(pieces_[first].offset, alignment);
+      std::uint64_t furthest = 0;  // overlapping tensors: the last piece need not end last
+      for (std::size_t i = first; i <= last; ++i) furthest = std::max(furthest, pieces_[i].end());
+      const std::uint64_t end = align_up(furthest, alignment);
+      while (begin < end) {
+        block_used = align_up(block_used, alignment);
+        if (block_used >= rules_.block_bytes) {
+          layout_.fills.emplace_back();
+          block_used = 0;
+        }
+        const std::uint64_t bytes = std::min(rules_.block_bytes - block_used, end - begin);
+        BlockFill& fill = layout_.fills.back();
+        append_reads(fill.reads, file, begin, begin + bytes, block_used);
+        for (std::size_t i = first; i <= last; ++i) copy_part(fill, pieces_[i], begin, bytes, block_used);
+        begin += bytes;
+        block_used += bytes;
+      }
+      first = last + 1;
+    }
+  }
+
+  /// Adds the part of `piece` that lies in the file bytes [begin, begin + bytes), read to `block_offset`.
+  static void copy_part(BlockFill& fill, const Piece& piece, std::uint64_t begin, std::uint64_t bytes,
+                        std::uint64_t block_offset) {
+    const std::uint64_t from = std::max(piece.offset, begin);
+    const std::uint64_t to = std::min(piece.end(), begin + bytes);
+    if (from >= to) return;
+    fill.copies.push_back(
+        {block_offset + (from - begin), piece.slot_offset + (from - piece.offset), to - from});
+  }
+
+  const Layer& layer_;
+  std::span<const SourceFile> files_;
+  const LayoutRules& rules_;
+  LayerLayout layout_;
+  std::vector<Piece> pieces_;
+  std::uint64_t cursor_ = 0;
+};
+
+}  // namespace
+
+std::uint64_t LayerLayout::disk_bytes() const {
+  const auto add = [](std::uint64_t sum, const FileRead& read) { return sum + read.bytes; };
+  std::uint64_t sum = std::accumulate(landings.begin(), landings.end(), std::uint64_t{0}, add);
+  for (const BlockFill& fill : fills) sum = std::accumulate(fill.reads.begin(), fill.reads.end(), sum, add);
+  return sum;
+}
+
+std::uint64_t LayerLayout::ring_bytes() const {
+  std::uint64_t sum = 0;
+  for (const BlockFill& fill : fills) {
+    for (const BlockCopy& copy : fill.copies) sum += copy.bytes;
+  }
+  return sum;
+}
+
+std::uint64_t LayerLayout::memory_bytes() const {
+  std::uint64_t sum = 0;
+  for (const MemoryCopy& copy : memory_copies) sum += copy.bytes;
+  return sum;
+}
+
+LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files,
+                              const LayoutRules& rules) {
+  return LayoutBuilder(layer, files, rules).build();
+}
+
+}  // namespace tierstream

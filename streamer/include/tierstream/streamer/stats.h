@@ -2,8 +2,6 @@
 
 #include <cstdint>
 
-#include <tierstream/io/storage_backend.h>
-
 namespace tierstream {
 
 /// Bytes by the tier they came from.
@@ -13,6 +11,7 @@ struct TierBytes {
   std::uint64_t pinned = 0;      ///< copied from host memory that holds them for good
   std::uint64_t gpu = 0;         ///< already in a slot
 
+  std::uint64_t total() const { return disk + page_cache + pinned + gpu; }
   TierBytes& operator+=(const TierBytes& other) {
     disk += other.disk;
     page_cache += other.page_cache;
@@ -48,7 +47,6 @@ struct StreamerStats {
     std::uint64_t pinned = 0;
     std::uint64_t page_cache = 0;
   } peak_bytes;              ///< held at most at one time, per tier
-  StorageCounters storage;
 };
 
 }  // namespace tierstream

@@ -46,7 +46,8 @@ struct LayerLayout {
   std::vector<MemoryCopy> memory_copies;      ///< from where the bytes lie in host memory
 
   std::uint64_t disk_bytes() const;    ///< read per load, alignment included
-  std::uint64_t memory_bytes() const;  ///< copied per load from host memory that is no ring block
+  std::uint64_t ring_bytes() const;    ///< copied per load out of ring blocks
+  std::uint64_t memory_bytes() const;  ///< copied per load from where the bytes lie in host memory
 };
 
 struct LayoutRules {

@@ -1,0 +1,144 @@
+#pragma once
+
+#include <tierstream/streamer/stats.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/slot_arena.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <limits>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <stop_token>
+#include <vector>
+
+#include "clock.h"
+#include "schedule.h"
+
+namespace tierstream {
+
+enum class StallCause : std::uint8_t { kDisk, kRing, kCopy, kSlot };
+
+/// Which slot a layer may use.
+struct SlotRule {
+  std::uint32_t slots;
+  bool stable;  ///< layer i in slot i mod slots only
+
+  bool allows(std::uint32_t layer, std::uint32_t slot) const { return !stable || layer % slots == slot; }
+};
+
+/// What callers and the staging loop say to each other: which layers are ready where, who leases them, who
+/// waits for what, and where in the schedule the callers are.
+///
+/// Layers are numbered 0..L-1; number L stands for the tensors outside the layers, which have a place of
+/// their own behind the last slot, are published once and never reclaimed.
+///
+/// Threads: any; one mutex, held for a few operations on preallocated state and, at a release, for recording
+/// the slot's fence. Without blocking calls (`acquire`) it is driven by one thread in the simulation.
+class HandOff {
+ public:
+  /// `wake_loop` ends the loop's wait; called without the mutex.
+  HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Clock& clock,
+          std::function<void()> wake_loop);
+
+  // --- Callers -------------------------------------------------------------------------------------------
+
+  struct Grant {
+    std::uint32_t slot;
+    const Event* ready;  ///< to be waited for on the caller's stream; belongs to the loop, valid while leased
+  };
+
+  /// Leases `layer` if it is published. Otherwise empty: the look-ahead is anchored at it, and the loop
+  /// woken. Throws the layer's read error (once), Error kTooManyLeases, kClosed, or the first device error.
+  std::optional<Grant> try_acquire(std::uint32_t layer);
+
+  /// Waits for it. Throws also Error kCancelled and kTimedOut.
+  Grant acquire(std::uint32_t layer, const std::stop_token& stop,
+                std::optional<std::chrono::steady_clock::time_point> deadline);
+
+  /// Says that a caller waits for `layer`, which makes it the most urgent, until `end_wait`.
+  void begin_wait(std::uint32_t layer);
+  void end_wait(std::uint32_t layer);
+
+  /// Ends a lease. The slot is fenced by `streams`: the one at acquire and the current one.
+  void release(std::uint32_t slot, std::span<const Stream> streams);
+
+  void begin_pass(std::span<const std::uint32_t> order, bool wraps);
+  /// Statistics of the pass that ends here; its seconds are the caller's to fill in.
+  PassStats end_pass();
+  PassStats total() const;
+  void add_stall(StallCause cause, std::chrono::nanoseconds time);
+  std::uint32_t leases() const;
+
+  /// Every later acquire throws `error`; waiting ones too. The first call counts.
+  void fail_for_good(std::exception_ptr error) noexcept;
+
+  // --- The staging loop ----------------------------------------------------------------------------------
+
+  /// What the loop should know at the beginning of a round: fills `wanted` with the layers to stage, most
+  /// urgent first, and charges the time since the last call to `cause` if someone waited. Returns whether
+  /// anyone waits now.
+  bool begin_round(std::vector<std::uint32_t>& wanted, StallCause cause);
+  /// The same charge alone, before a publication ends the wait.
+  void charge_wait(StallCause cause);
+  /// False: callers have changed something since `begin_round`. True: the next change will wake the loop.
+  bool may_sleep();
+
+  void publish(std::uint32_t slot, std::uint32_t layer, const Event& ready, const TierBytes& load);
+  /// Takes a published, unleased layer back. False: it is leased.
+  bool try_reclaim(std::uint32_t slot);
+  /// The next acquire of `layer` throws `error`; until then it is not wanted.
+  void fail(std::uint32_t layer, std::exception_ptr error);
+  /// Bytes moved for a layer that was given up before it was published.
+  void add_unused(const TierBytes& load);
+
+ private:
+  static constexpr std::uint32_t kNone = std::numeric_limits<std::uint32_t>::max();
+
+  struct Place {
+    std::uint32_t layer = kNone;
+    std::uint32_t leases = 0;
+    const Event* ready = nullptr;
+    TierBytes load;  ///< moved for this publication
+    bool load_counted = false;
+  };
+  struct Waiting {
+    std::uint32_t layer;
+    std::uint32_t callers;
+  };
+
+  /// With the mutex held. Sets `wake` when the loop must be woken once it is free.
+  std::optional<Grant> grant(std::uint32_t layer, bool& wake);
+  void refuse_hopeless(std::uint32_t layer) const;
+  void charge(StallCause cause);
+  void account(Place& place);
+  void count_unused(const TierBytes& load);
+  /// Marks a change and returns whether the loop sleeps and must be woken once the mutex is free.
+  [[nodiscard]] bool changed();
+
+  const std::uint32_t layers_;
+  const SlotRule rule_;
+  SlotArena& arena_;
+  const Clock& clock_;
+  const std::function<void()> wake_loop_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable_any published_;
+  Schedule schedule_;
+  std::vector<Place> places_;                 // one per slot, and one for the outside
+  std::vector<std::uint32_t> place_of_;       // by layer
+  std::vector<std::exception_ptr> failures_;  // by layer; thrown once by its next acquire
+  std::exception_ptr failed_for_good_;
+  std::vector<Waiting> waiting_;
+  std::chrono::nanoseconds charged_until_{0};
+  bool is_changed_ = true;
+  bool loop_sleeps_ = false;
+  PassStats current_;
+  PassStats total_;
+};
+
+}  // namespace tierstream

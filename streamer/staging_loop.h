@@ -1,0 +1,146 @@
+#pragma once
+
+#include <tierstream/io/layer_table.h>
+#include <tierstream/io/storage_backend.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/pinned_ring.h>
+#include <tierstream/tiers/plan.h>
+#include <tierstream/tiers/slot_arena.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <memory>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "hand_off.h"
+
+namespace tierstream {
+
+/// Everything that the loop works with; all of it outlives the loop.
+struct StagingParts {
+  const LayerTable& table;
+  const Plan& plan;
+  StorageBackend& storage;  ///< has opened the table's files, in their order
+  Device& device;
+  CopyQueue& copies;
+  PinnedRing& ring;
+  SlotArena& slots;
+  std::byte* outside_memory;  ///< `plan.outside.slot_bytes` bytes of the device
+  HandOff& hand_off;
+  SlotRule rule;
+};
+
+/// Moves layers from storage into slots, nearest use first: takes slots and blocks as they come free, starts
+/// reads, turns finished reads into copies, and publishes a layer once all its copies are queued.
+///
+/// No deadlock: a block is taken only for a layer that has its slot, so that it can always be emptied.
+/// The four orderings: a block is copied from only when all its reads are done; it goes back to the ring only
+/// when its copies are; callers' streams wait for the layer's copies; a slot is taken again only after its
+/// fences.
+///
+/// Has no thread, clock or I/O of its own: `step` is called over and over by one thread, or by a simulation.
+/// In steady state it allocates nothing. Throws what the device throws; it must not be stepped after that
+/// but for draining.
+class StagingLoop {
+ public:
+  explicit StagingLoop(const StagingParts& parts);
+
+  /// One round: does all that can be done now, then waits in the storage for a completion or a wake-up;
+  /// before anything else it handles what the previous round's wait brought.
+  void step();
+
+  /// From now on only what is under way is brought to its end.
+  void stop();
+  /// After `stop`: neither reads nor copies are under way.
+  bool drained() const;
+
+ private:
+  /// One slot, or the memory of the tensors outside the layers, and the layer that is on its way into it.
+  struct Target {
+    enum class Stage : std::uint8_t {
+      kEmpty,
+      kFilling,
+      kPublished,
+      kAbandoned,  ///< not wanted any more, but reads or copies into it are still under way
+    };
+    Stage stage = Stage::kEmpty;
+    std::optional<SlotArena::Slot> slot;
+    std::byte* memory = nullptr;
+    std::uint32_t layer = 0;
+    const LayerLayout* layout = nullptr;
+    std::unique_ptr<Event> ready;             ///< all its copies
+    std::size_t next_landing = 0;             ///< the first that has not been submitted
+    std::size_t next_fill = 0;                ///< the first that has no block yet
+    std::optional<std::uint32_t> open_block;  ///< its fill's reads are not all submitted
+    std::uint32_t landings_under_way = 0;
+    std::uint32_t blocks_reading = 0;
+    std::uint32_t blocks_copying = 0;
+    TierBytes load;
+  };
+  /// One ring block in use.
+  struct BlockUse {
+    std::optional<PinnedRing::Block> block;
+    std::uint32_t target = 0;
+    const BlockFill* fill = nullptr;
+    std::size_t next_read = 0;
+    std::uint32_t reads_under_way = 0;
+    std::unique_ptr<Event> copied;
+  };
+  /// What a completion belongs to, packed into a request's tag.
+  struct ReadId {
+    bool landing;
+    std::uint32_t index;  ///< of the target, or of the block
+    std::uint32_t read;
+  };
+  static std::uint64_t to_tag(const ReadId& id);
+  static ReadId from_tag(std::uint64_t tag);
+
+  void finish_reads();
+  void finish_read(const Completion& completion);
+  void release_unread(BlockUse& use);
+  void copy_block(std::uint32_t block_index);
+  void finish_copies();
+
+  void mark_wanted();
+  void make_room();
+  bool give_up(Target& target);
+  void assign_targets();
+  void start(Target& target, std::uint32_t layer);
+  void abandon(Target& target);
+  void settle(Target& target);
+  bool is_free_soon(const Target& target) const;
+  std::span<Target> slots_for(std::uint32_t layer);
+  std::uint32_t index_of(const Target& target) const;
+  std::uint32_t outside_layer() const;
+
+  void start_reads();
+  void start_landings(Target& target);
+  void start_fills(Target& target);
+  bool open_block(Target& target);
+
+  StallCause cause_of_wait() const;
+  std::chrono::nanoseconds patience();
+  std::exception_ptr read_error(const Target& target, const FileRead& read,
+                                const Completion& completion) const;
+
+  StagingParts parts_;
+  std::vector<Target> targets_;  // the slots, then the outside
+  std::vector<BlockUse> blocks_;
+  std::vector<std::uint32_t> copying_;                   // blocks, in the order of their copies
+  std::vector<std::optional<std::uint32_t>> target_of_;  // by layer
+  std::vector<std::uint32_t> wanted_;                    // most urgent first
+  std::vector<std::uint8_t> is_wanted_;                  // by layer
+  std::vector<ReadRequest> batch_;
+  std::size_t room_ = 0;  // for requests in batch_
+  std::vector<Completion> completions_;
+  std::size_t completed_ = 0;  // of completions_, brought by the last wait
+  std::size_t handled_ = 0;    // of these
+  StallCause cause_ = StallCause::kSlot;
+  bool stopping_ = false;
+};
+
+}  // namespace tierstream

@@ -1,0 +1,265 @@
+#include "streamer_core.h"
+
+#include <fmt/format.h>
+#include <tierstream/io/error.h>
+#include <tierstream/io/file_backends.h>
+#include <tierstream/tiers/cpu_device.h>
+
+#include <algorithm>
+#include <array>
+#include <chrono>
+#include <cstdio>
+#include <ranges>
+#include <utility>
+
+namespace tierstream {
+namespace {
+
+/// How long the end waits for reads and copies under way before it leaves their memory to leak.
+constexpr std::chrono::seconds kDrainTime{10};
+
+/// Opens the table's files in their order and refuses those that changed since the table was made.
+std::unique_ptr<StorageBackend> open_files(const LayerTable& table) {
+  if (table.files.empty())
+    return make_memory_backend(std::make_shared<MemoryFiles>());  // never asked to read
+  if (!table.open_storage) {
+    throw Error(Errc::kInvalidArgument, "the layer table names files but no storage to open them");
+  }
+  std::unique_ptr<StorageBackend> storage = table.open_storage();
+  for (const SourceFile& file : table.files) {
+    const FileInfo& info = storage->info(storage->open(file.path));
+    if (info.bytes == file.info.bytes && info.version == file.info.version) continue;
+    throw Error(Errc::kFileChanged, "the file has changed since the checkpoint was opened",
+                {.file = file.path, .expected_bytes = file.info.bytes, .actual_bytes = info.bytes});
+  }
+  return storage;
+}
+
+void warn_on_stderr(std::string_view line) {
+  std::fprintf(stderr, "tierstream: %.*s\n", static_cast<int>(line.size()), line.data());
+}
+
+}  // namespace
+
+std::size_t find_tensor(const Layer& layer, std::string_view name) {
+  const auto found = std::ranges::find(layer.tensors, name, &TensorSpec::name);
+  if (found != layer.tensors.end()) return static_cast<std::size_t>(found - layer.tensors.begin());
+  constexpr std::size_t kShown = 20;
+  std::string known;
+  for (const TensorSpec& tensor : layer.tensors | std::views::take(kShown)) {
+    known += fmt::format("{}\"{}\"", known.empty() ? "" : ", ", tensor.name);
+  }
+  if (layer.tensors.size() > kShown) known += ", ...";
+  throw Error(Errc::kTensorMissing,
+              fmt::format("no tensor \"{}\" in {}; there are: {}", name,
+                          layer.name.empty() ? "those outside the layers" : layer.name, known));
+}
+
+StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBackend> opened)
+    : storage(std::move(opened)),
+      outside_reservation(core.gpu_.reserve(core.plan_.outside.slot_bytes, "tensors outside the layers")),
+      outside(core.device_->allocate(core.plan_.outside.slot_bytes)),
+      ring(*core.device_, core.pinned_, core.plan_.ring),
+      slots(*core.device_, core.gpu_, core.plan_.slot_bytes, core.plan_.slots),
+      copies(core.device_->make_copy_queue([backend = storage.get()] { backend->wake(); })),
+      hand_off(core.layer_count(), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
+               [backend = storage.get()] { backend->wake(); }),
+      loop({.table = core.table_,
+            .plan = core.plan_,
+            .storage = *storage,
+            .device = *core.device_,
+            .copies = *copies,
+            .ring = ring,
+            .slots = slots,
+            .outside_memory = outside.data(),
+            .hand_off = hand_off,
+            .rule = {core.plan_.slots, core.options_.stable_slots}}) {}
+
+StreamerCore::Staging::~Staging() {
+  if (storage) storage->unregister_memory();
+}
+
+StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
+    : table_(std::move(table)),
+      options_(std::move(options)),
+      device_(options_.device ? options_.device : make_cpu_device()),
+      gpu_("gpu", options_.budget.gpu),
+      pinned_("pinned", options_.budget.pinned),
+      page_cache_("page_cache", options_.budget.page_cache),
+      timer_(*device_) {
+  if (!options_.warn) options_.warn = warn_on_stderr;
+  plan_ = make_plan(table_, options_.budget, {},
+                    {.reads_land = device_->traits().reads_land, .request_bytes = options_.request_bytes});
+  staging_ = std::make_unique<Staging>(*this, open_files(table_));
+  register_memory();
+  thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+}
+
+StreamerCore::~StreamerCore() { stop(); }
+
+void StreamerCore::register_memory() {
+  registration_refusal_ = staging_->ring.registration_refusal();
+  // A refusal is kept by the storage and shows in its path.
+  StorageBackend& storage = *staging_->storage;
+  if (plan_.ring.blocks != 0) storage.register_memory(staging_->ring.memory());
+  if (device_->traits().reads_land) {
+    storage.register_memory(staging_->slots.memory());
+    if (!plan_.outside.landings.empty()) {
+      storage.register_memory({staging_->outside.data(), staging_->outside.bytes()});
+    }
+  }
+}
+
+StreamerCore::Staging& StreamerCore::staging() const {
+  if (!staging_) throw Error(Errc::kClosed, "the streamer is closed");
+  return *staging_;
+}
+
+// --- The staging thread
+// --------------------------------------------------------------------------------------
+
+void StreamerCore::run(const std::stop_token& stop) noexcept {
+  const std::stop_callback wake(stop, [storage = staging_->storage.get()] { storage->wake(); });
+  try {
+    device_->enter_staging_thread();
+    while (!stop.stop_requested()) staging_->loop.step();
+  } catch (...) {
+    staging_->hand_off.fail_for_good(std::current_exception());
+  }
+  drain();
+}
+
+void StreamerCore::drain() noexcept {
+  try {
+    const auto deadline = clock_.now() + kDrainTime;
+    staging_->loop.stop();
+    while (!staging_->loop.drained()) {
+      if (clock_.now() > deadline) return leave_to_leak("a read or copy did not end");
+      staging_->loop.step();
+    }
+  } catch (const std::exception& error) {
+    leave_to_leak(error.what());
+  }
+}
+
+/// Someone may still write to this memory: freeing it would be worse than losing it.
+void StreamerCore::leave_to_leak(std::string_view why) noexcept {
+  Staging& staging = *staging_;
+  staging.ring.abandon_memory();
+  staging.slots.abandon_memory();
+  staging.outside.abandon();
+  if (staging.storage->in_flight() != 0) (void)staging.storage.release();
+  try {
+    options_.warn(fmt::format("{}: {} of memory are left to leak", why,
+                              format_bytes(gpu_.used_bytes() + pinned_.used_bytes())));
+  } catch (...) {  // a warning that cannot be given is lost, nothing else
+  }
+}
+
+void StreamerCore::stop() noexcept {
+  if (!thread_.joinable()) return;
+  thread_.request_stop();
+  thread_.join();
+}
+
+void StreamerCore::close() {
+  if (!staging_) return;
+  if (const std::uint32_t leases = staging_->hand_off.leases(); leases != 0) {
+    throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before close()", leases));
+  }
+  stop();
+  final_stats_ = stats();
+  storage_path();
+  staging_.reset();
+}
+
+// --- Leases
+// --------------------------------------------------------------------------------------------------
+
+std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& options) {
+  HandOff& hand_off = staging().hand_off;
+  device_->refuse_capture(options.stream);
+  const HandOff::Grant grant = hand_off.acquire(layer, options.stop, options.deadline);
+  try {
+    if (!grant.ready->done()) {
+      const auto begin = clock_.now();
+      grant.ready->make_wait(options.stream);
+      hand_off.add_stall(StallCause::kCopy, clock_.now() - begin);
+    }
+  } catch (...) {
+    hand_off.fail_for_good(std::current_exception());
+    throw;
+  }
+  return grant.slot;
+}
+
+void StreamerCore::release(std::uint32_t slot, std::span<const Stream> streams) {
+  for (const Stream stream : streams) device_->refuse_capture(stream);
+  staging_->hand_off.release(slot, streams);
+}
+
+void StreamerCore::release_for_sure(std::uint32_t slot, Stream stream) noexcept {
+  try {
+    release(slot, std::array{stream});
+  } catch (...) {
+    staging_->hand_off.fail_for_good(std::current_exception());
+  }
+}
+
+TensorView StreamerCore::tensor(std::uint32_t layer, std::uint32_t slot, std::size_t index) const {
+  const bool is_outside = layer == layer_count();
+  const Layer& specs = is_outside ? table_.outside : table_.layers[layer];
+  const LayerLayout& layout = is_outside ? plan_.outside : plan_.layers[layer];
+  std::byte* base = is_outside ? staging_->outside.data() : staging_->slots.address(slot);
+  return {&specs.tensors.at(index), base + layout.tensor_offsets.at(index)};
+}
+
+TensorView StreamerCore::outside_tensor(std::string_view name, const AcquireOptions& options) {
+  const std::size_t index = find_tensor(table_.outside, name);
+  const std::uint32_t place = acquire(layer_count(), options);
+  staging_->hand_off.release(place, {});  // it stays where it is: nothing to fence
+  return tensor(layer_count(), place, index);
+}
+
+// --- Passes and statistics
+// -----------------------------------------------------------------------------------
+
+void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wraps, Stream stream) {
+  HandOff& hand_off = staging().hand_off;
+  device_->refuse_capture(stream);
+  const std::scoped_lock lock(stats_mutex_);
+  hand_off.begin_pass(schedule, wraps);
+  timer_.begin(stream);
+}
+
+void StreamerCore::end_pass(Stream stream) noexcept {
+  HandOff& hand_off = staging_->hand_off;
+  try {
+    const std::scoped_lock lock(stats_mutex_);
+    last_pass_ = hand_off.end_pass();
+    timer_.end(stream);
+  } catch (...) {
+    hand_off.fail_for_good(std::current_exception());
+  }
+}
+
+StreamerStats StreamerCore::stats() {
+  if (!staging_) return final_stats_;
+  const std::scoped_lock lock(stats_mutex_);
+  timer_.resolve_all();
+  StreamerStats stats;
+  stats.passes = timer_.passes();
+  stats.last_pass = last_pass_;
+  stats.total = staging_->hand_off.total();
+  stats.last_pass.seconds = timer_.last_seconds();
+  stats.total.seconds = timer_.total_seconds();
+  stats.peak_bytes = {gpu_.peak_bytes(), pinned_.peak_bytes(), page_cache_.peak_bytes()};
+  return stats;
+}
+
+const StoragePath& StreamerCore::storage_path() {
+  if (staging_ && staging_->storage) storage_path_ = staging_->storage->path();
+  return storage_path_;
+}
+
+}  // namespace tierstream
