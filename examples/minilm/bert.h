@@ -1,0 +1,87 @@
+#pragma once
+
+#include <torch/nn.h>
+
+#include <cstdint>
+#include <filesystem>
+
+namespace tierstream::minilm {
+
+/// The fields of a Hugging Face config.json that the encoder needs.
+struct BertConfig {
+  std::int64_t vocabulary_size;
+  std::int64_t hidden_size;
+  std::int64_t layers;
+  std::int64_t heads;
+  std::int64_t intermediate_size;
+  std::int64_t max_positions;
+  std::int64_t token_types;
+  double layer_norm_epsilon;
+
+  /// Throws tierstream::Error naming the file and the field.
+  static BertConfig load(const std::filesystem::path& config_json);
+};
+
+// Modules and their parameters carry the names of the checkpoint.
+
+class BertEmbeddingsImpl : public torch::nn::Module {
+ public:
+  explicit BertEmbeddingsImpl(const BertConfig& config);
+  /// `ids`: [batch, tokens]; returns [batch, tokens, hidden].
+  at::Tensor forward(const at::Tensor& ids);
+
+ private:
+  torch::nn::Embedding words_, positions_, token_types_;
+  torch::nn::LayerNorm norm_;
+  at::Tensor position_ids_;
+};
+TORCH_MODULE(BertEmbeddings);
+
+/// One encoder layer: the unit of streaming.
+class BertLayerImpl : public torch::nn::Module {
+ public:
+  explicit BertLayerImpl(const BertConfig& config);
+  /// `mask`: [batch, 1, 1, tokens], true where a token counts.
+  at::Tensor forward(const at::Tensor& x, const at::Tensor& mask);
+
+ private:
+  at::Tensor attend(const at::Tensor& x, const at::Tensor& mask);
+
+  std::int64_t heads_;
+  torch::nn::Linear query_, key_, value_, attention_output_;
+  torch::nn::LayerNorm attention_norm_;
+  torch::nn::Linear intermediate_, output_;
+  torch::nn::LayerNorm output_norm_;
+};
+TORCH_MODULE(BertLayer);
+
+/// BertModel without the pooler, which sentence embeddings do not use.
+class BertImpl : public torch::nn::Module {
+ public:
+  /// Where the layers are in the module and in the checkpoint.
+  static constexpr const char* kLayersPath = "encoder.layer";
+
+  explicit BertImpl(const BertConfig& config);
+
+  torch::nn::ModuleList layers() const { return layers_; }
+
+  /// Sentence embeddings of unit length, [batch, hidden], as sentence-transformers computes them: the mean
+  /// over the tokens that count. `ids` and `mask` are [batch, tokens]; `layers` is a range of what points to
+  /// the BertLayerImpls, in order.
+  template <class Layers>
+  at::Tensor embed(const at::Tensor& ids, const at::Tensor& mask, Layers&& layers) {
+    at::Tensor x = embeddings_->forward(ids);
+    const at::Tensor attended = mask.unsqueeze(1).unsqueeze(1);
+    for (auto&& layer : layers) x = layer->forward(x, attended);
+    return mean_direction(x, mask);
+  }
+
+ private:
+  static at::Tensor mean_direction(const at::Tensor& x, const at::Tensor& mask);
+
+  BertEmbeddings embeddings_;
+  torch::nn::ModuleList layers_;
+};
+TORCH_MODULE(Bert);
+
+}  // namespace tierstream::minilm

@@ -1,0 +1,204 @@
+// Sentence embeddings by all-MiniLM-L6-v2: once with all weights loaded, then with its layers streamed under
+// budgets smaller than its weights, and the proof that the results are the same to the bit.
+//
+// Exit codes: 0 all runs equal; 1 they differ; 2 wrong input, option or environment.
+#include <fmt/format.h>
+#include <tierstream/adapters/torch/tensors.h>
+#include <tierstream/io/error.h>
+#include <tierstream/tiers/cpu_device.h>
+#include <unistd.h>
+#ifdef TIERSTREAM_HAS_CUDA
+#include <tierstream/tiers/cuda/cuda_device.h>
+#endif
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+
+#include "report.h"
+#include "runs.h"
+#include "wordpiece.h"
+
+namespace tierstream::minilm {
+namespace {
+
+/// What the model was trained for (sentence_bert_config.json).
+constexpr std::size_t kMaxTokens = 256;
+constexpr std::uint64_t kPinnedBytes = 16u << 20;
+
+struct Options {
+  std::string model_directory;
+  std::vector<std::string> sentences{"A man is eating food.",
+                                     "Someone is having a meal.",
+                                     "The new movie is awesome.",
+                                     "I really enjoyed that film.",
+                                     "The stock market fell sharply today.",
+                                     "A cheetah is running behind its prey."};
+  std::string budget;
+  std::string device;
+  std::size_t passes = 5;
+  bool json = false;
+};
+
+/// One line of a terminal that is wiped at the end; nothing where there is no terminal.
+class Progress {
+ public:
+  explicit Progress(std::size_t steps) : steps_(steps), terminal_(::isatty(::fileno(stderr)) == 1) {}
+  Progress(const Progress&) = delete;
+  Progress& operator=(const Progress&) = delete;
+  ~Progress() {
+    if (terminal_) fmt::print(stderr, "\r\033[K");
+  }
+
+  void begin(std::string label) {
+    label_ = std::move(label);
+    show();
+  }
+  void step() {
+    ++done_;
+    show();
+  }
+
+ private:
+  void show() const {
+    if (!terminal_) return;
+    const std::size_t filled = kBarColumns * done_ / steps_;
+    fmt::print(stderr, "\r{:<24} [{:=<{}}{:<{}}] pass {} of {}\033[K", label_, "", filled, "",
+               kBarColumns - filled, done_, steps_);
+    std::fflush(stderr);
+  }
+
+  static constexpr std::size_t kBarColumns = 30;
+  std::size_t steps_;
+  bool terminal_;
+  std::size_t done_ = 0;
+  std::string label_;
+};
+
+std::shared_ptr<Device> make_device(const std::string& name) {
+#ifdef TIERSTREAM_HAS_CUDA
+  if (name == "cuda" || (name.empty() && cuda_device_count() > 0)) return make_cuda_device(0);
+#else
+  if (name == "cuda") throw Error(Errc::kInvalidArgument, "built without CUDA");
+#endif
+  return make_cpu_device();
+}
+
+/// [batch, tokens], shorter lists filled with `padding`.
+at::Tensor to_batch(const std::vector<std::vector<std::int64_t>>& lists, std::int64_t padding) {
+  const auto longest = std::ranges::max_element(lists, {}, &std::vector<std::int64_t>::size)->size();
+  const auto batch = torch::full(
+      {static_cast<std::int64_t>(lists.size()), static_cast<std::int64_t>(longest)}, padding, torch::kLong);
+  for (std::size_t i = 0; i < lists.size(); ++i) {
+    std::ranges::copy(lists[i], batch[static_cast<std::int64_t>(i)].data_ptr<std::int64_t>());
+  }
+  return batch;
+}
+
+struct NamedBudget {
+  std::string name;
+  Budget budget;
+};
+
+/// Half of the layers in slots, and the least that works; or what the user asks for.
+std::vector<NamedBudget> choose_budgets(const Options& options, const LayerTable& table,
+                                        const Device& device) {
+  if (!options.budget.empty()) return {{"as asked", Budget::parse(options.budget)}};
+  const Budget ample{.gpu = std::numeric_limits<std::int64_t>::max(), .pinned = kPinnedBytes};
+  const Plan plan = make_plan(table, ample, {}, {.reads_land = device.traits().reads_land});
+  const std::uint64_t slots = std::max<std::uint64_t>(1, table.layers.size() / 2);
+  const Budget half{.gpu = plan.outside.slot_bytes + slots * plan.slot_bytes, .pinned = kPinnedBytes};
+  return {{"half the layers", half}, {"minimum", plan.minimum}};
+}
+
+std::uint64_t bytes_of(const std::vector<Layer>& layers) {
+  std::uint64_t sum = 0;
+  for (const Layer& layer : layers) sum += layer.bytes();
+  return sum;
+}
+
+/// Returns whether the runs agree to the bit.
+bool run(const Options& options) {
+  const std::string& directory = options.model_directory;
+  const Checkpoint checkpoint = Checkpoint::open(directory);
+  const BertConfig config = BertConfig::load(directory + "/config.json");
+  const WordPiece tokenizer = WordPiece::load(directory + "/vocab.txt");
+  const LayerTable table = layers_of(checkpoint);
+  const std::uint64_t weight_bytes = bytes_of(table.layers) + table.outside.bytes();
+  const std::shared_ptr<Device> device = make_device(options.device);
+  const std::vector<NamedBudget> budgets = choose_budgets(options, table, *device);
+
+  Input input{options.sentences, {}};
+  const std::size_t max_tokens = std::min(kMaxTokens, static_cast<std::size_t>(config.max_positions));
+  for (const std::string& sentence : input.sentences) {
+    input.token_ids.push_back(tokenizer.encode(sentence, max_tokens));
+  }
+  const at::Tensor ids = to_batch(input.token_ids, tokenizer.padding()).to(to_torch_device(*device));
+
+  if (!options.json) {
+    fmt::print("{} sentences on {}; {} of weights: {} layers of {}, {} outside them\n\n",
+               input.sentences.size(), device->traits().name, format_bytes(weight_bytes), table.layers.size(),
+               format_bytes(table.layers.front().bytes()), format_bytes(table.outside.bytes()));
+    std::fflush(stdout);
+  }
+  std::vector<Run> runs;
+  {
+    Progress progress((1 + budgets.size()) * options.passes);
+    const Job job{.checkpoint = checkpoint,
+                  .config = config,
+                  .device = device,
+                  .ids = ids,
+                  .mask = ids != tokenizer.padding(),
+                  .passes = options.passes,
+                  .on_pass = [&] { progress.step(); }};
+    progress.begin("resident");
+    runs.push_back(run_resident(job));
+    for (const auto& [name, budget] : budgets) {
+      progress.begin("streamed, " + name);
+      runs.push_back(run_streamed(job, name, budget));
+    }
+  }
+  const Results results{input, weight_bytes, runs};
+  fmt::print("{}{}", options.json ? to_json(results) : describe(results), options.json ? "\n" : "");
+  return are_bit_equal(runs);
+}
+
+int fail(const std::string& line) {
+  fmt::print(stderr, "minilm: {}\n", line);
+  return 2;
+}
+
+int run_program(int argc, char** argv) {
+  CLI::App program(
+      "Sentence embeddings by all-MiniLM-L6-v2: all weights loaded, and streamed within budgets.", "minilm");
+  Options options;
+  program
+      .add_option("MODEL_DIR", options.model_directory,
+                  "Directory of config.json, vocab.txt, model.safetensors")
+      ->required();
+  program.add_option("--sentence", options.sentences, "A sentence to embed; repeat for more")->take_all();
+  program.add_option("--budget", options.budget, "One streamed run, e.g. gpu=60MiB,pinned=4MiB");
+  program.add_option("--passes", options.passes, "Times that every run repeats")->check(CLI::Range(1, 10000));
+  program.add_option("--device", options.device, "cpu or cuda; default: cuda where there is one")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
+  program.add_flag("--json", options.json, "Print one JSON object");
+  try {
+    program.parse(argc, argv);
+    return run(options) ? 0 : 1;
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return program.exit(error);  // --help
+    return fail(Error(Errc::kInvalidArgument, std::string(error.what()) + "; see minilm --help").what());
+  } catch (const Error& error) {
+    return fail(error.what());
+  } catch (const c10::Error& error) {
+    return fail(error.what_without_backtrace());
+  } catch (const std::exception& error) {
+    return fail(error.what());
+  }
+}
+
+}  // namespace
+}  // namespace tierstream::minilm
+
+int main(int argc, char** argv) { return tierstream::minilm::run_program(argc, argv); }
