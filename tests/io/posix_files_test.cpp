@@ -1,4 +1,6 @@
 // What the two backends that read files of the operating system share: opening, direct I/O, what is refused.
+#include "posix_files.h"
+
 #include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -16,6 +18,7 @@
 #include <fstream>
 
 #include "support/test_files.h"
+#include "support/thrown.h"
 
 namespace tierstream {
 namespace {
@@ -28,7 +31,7 @@ struct Backend {
   friend void PrintTo(const Backend& backend, std::ostream* out) { *out << backend.name; }
 };
 
-class PosixFiles : public testing::TestWithParam<Backend> {
+class FilesOfTheSystem : public testing::TestWithParam<Backend> {
  protected:
   void SetUp() override {
     try {
@@ -59,12 +62,12 @@ class PosixFiles : public testing::TestWithParam<Backend> {
   TemporaryDirectory directory_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, PosixFiles,
+INSTANTIATE_TEST_SUITE_P(Backends, FilesOfTheSystem,
                          testing::Values(Backend{"io_uring", make_io_uring_backend},
                                          Backend{"posix", make_posix_backend}),
                          [](const auto& backend) { return backend.param.name; });
 
-TEST_P(PosixFiles, RefusesWhatIsNotARegularFileAtOnce) {
+TEST_P(FilesOfTheSystem, RefusesWhatIsNotARegularFileAtOnce) {
   const std::string fifo = directory_.path("fifo");
   ASSERT_EQ(::mkfifo(fifo.c_str(), 0600), 0);
   const std::string name = directory_.path("socket");
@@ -82,14 +85,14 @@ TEST_P(PosixFiles, RefusesWhatIsNotARegularFileAtOnce) {
   ::close(socket);
 }
 
-TEST_P(PosixFiles, RefusesLinksThatLeadNowhere) {
+TEST_P(FilesOfTheSystem, RefusesLinksThatLeadNowhere) {
   std::filesystem::create_symlink("nowhere", directory_.path("broken"));
   std::filesystem::create_symlink("loop", directory_.path("loop"));
   expect_refused(directory_.path("broken"), Errc::kOpenFailed, "No such file");
   expect_refused(directory_.path("loop"), Errc::kOpenFailed, "symbolic links");
 }
 
-TEST_P(PosixFiles, SaysThatAFileMayNotBeRead) {
+TEST_P(FilesOfTheSystem, SaysThatAFileMayNotBeRead) {
   if (::getuid() != 0) GTEST_SKIP() << "dropping to another user needs root";
   const std::string path = directory_.write("secret", pattern_bytes(1, 10));
   std::filesystem::permissions(path, std::filesystem::perms::none);
@@ -102,7 +105,7 @@ TEST_P(PosixFiles, SaysThatAFileMayNotBeRead) {
   EXPECT_EXIT(in_child(), testing::ExitedWithCode(0), "");
 }
 
-TEST_P(PosixFiles, NamesTheLimitWhenTooManyFilesAreOpen) {
+TEST_P(FilesOfTheSystem, NamesTheLimitWhenTooManyFilesAreOpen) {
   const std::string path = directory_.write("file", pattern_bytes(1, 10));
   const auto in_child = [&] {
     const auto backend = make();
@@ -123,7 +126,7 @@ TEST_P(PosixFiles, NamesTheLimitWhenTooManyFilesAreOpen) {
   EXPECT_EXIT(in_child(), testing::ExitedWithCode(0), "");
 }
 
-TEST_P(PosixFiles, ReadsDirectlyOnlyWhenEveryFileIs) {
+TEST_P(FilesOfTheSystem, ReadsDirectlyOnlyWhenEveryFileIs) {
   const std::string path = directory_.write("file", pattern_bytes(1, 100'000));
   const auto direct = make({.cache = CacheUse::kDirect});
   EXPECT_FALSE(direct->path().direct);  // nothing is open
@@ -139,7 +142,7 @@ TEST_P(PosixFiles, ReadsDirectlyOnlyWhenEveryFileIs) {
   EXPECT_EQ(buffered->info(FileId{0}).offset_alignment, 1u);
 }
 
-TEST_P(PosixFiles, KeepsTheReasonWhyAFileIsNotReadDirectly) {
+TEST_P(FilesOfTheSystem, KeepsTheReasonWhyAFileIsNotReadDirectly) {
   // /proc/self/maps and its like are regular files without direct I/O on every kernel.
   const std::string path = "/proc/self/maps";
   const auto backend = make({.cache = CacheUse::kDirect});
@@ -153,13 +156,13 @@ TEST_P(PosixFiles, KeepsTheReasonWhyAFileIsNotReadDirectly) {
   expect_refused(path, Errc::kRequirementNotMet, "direct I/O is required", {.require_direct = true});
 }
 
-TEST_P(PosixFiles, RefuseToRequireDirectAndAskForBuffered) {
+TEST_P(FilesOfTheSystem, RefusesToRequireDirectAndAskForBuffered) {
   const std::string path = directory_.write("file", pattern_bytes(1, 10));
   expect_refused(path, Errc::kRequirementNotMet, "buffered",
                  {.cache = CacheUse::kBuffered, .require_direct = true});
 }
 
-TEST_P(PosixFiles, TellsAReplacedAndARewrittenFileFromTheOldOne) {
+TEST_P(FilesOfTheSystem, TellsAReplacedAndARewrittenFileFromTheOldOne) {
   const std::string path = directory_.write("file", pattern_bytes(1, 4096));
   const auto backend = make();
   const FileVersion first = backend->info(backend->open(path)).version;
@@ -174,7 +177,7 @@ TEST_P(PosixFiles, TellsAReplacedAndARewrittenFileFromTheOldOne) {
   EXPECT_NE(backend->info(backend->open(path)).version, replaced);
 }
 
-TEST_P(PosixFiles, AnswersAChildProcessWithAnErrorAndLetsItDestroyTheBackend) {
+TEST_P(FilesOfTheSystem, AnswersAChildProcessWithAnErrorAndLetsItDestroyTheBackend) {
   const std::string path = directory_.write("file", pattern_bytes(1, 8192));
   auto backend = make();
   const FileId file = backend->open(path);
@@ -193,6 +196,38 @@ TEST_P(PosixFiles, AnswersAChildProcessWithAnErrorAndLetsItDestroyTheBackend) {
     std::_Exit(2);
   };
   EXPECT_EXIT(in_child(), testing::ExitedWithCode(0), "");
+}
+
+TEST(PosixFiles, GoOnWithoutDirectWhenAReadIsRefused) {
+  const TemporaryDirectory directory;
+  const std::string path = directory.write("file", pattern_bytes(1, 10'000));
+  PosixFiles files({.cache = CacheUse::kDirect}, "test");
+  files.open(path);
+  files.open(path);
+  if (!files.all_direct()) GTEST_SKIP() << files.fallbacks().at(0).reason;
+
+  EXPECT_TRUE(files.drop_direct(FileId{1}));
+  EXPECT_FALSE(files.drop_direct(FileId{1}));
+  EXPECT_FALSE(files.all_direct());
+  EXPECT_TRUE(files[FileId{0}].direct);
+  ASSERT_EQ(files.fallbacks().size(), 1u);
+  EXPECT_EQ(files.fallbacks()[0].wanted, "direct I/O");
+  EXPECT_THAT(files.fallbacks()[0].reason, HasSubstr(path + ": the first read was refused"));
+  std::byte odd[3];
+  EXPECT_EQ(::pread(files[FileId{1}].descriptor.get(), odd, 3, 1), 3);  // direct I/O refuses such a place
+}
+
+TEST(PosixFiles, StayDirectWhereThatIsRequired) {
+  const TemporaryDirectory directory;
+  PosixFiles files({.require_direct = true}, "test");
+  const std::string path = directory.write("file", pattern_bytes(1, 10'000));
+  try {
+    files.open(path);
+  } catch (const Error& error) {
+    GTEST_SKIP() << error.what();
+  }
+  EXPECT_EQ(thrown_by([&] { files.drop_direct(FileId{0}); }).errc, Errc::kRequirementNotMet);
+  EXPECT_TRUE(files.all_direct());
 }
 
 TEST(PosixBackend, RefusesRequirementsThatItCannotMeet) {

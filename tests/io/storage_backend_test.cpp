@@ -190,6 +190,18 @@ TEST(ShellWithDirectFile, DropsDirectOnceAndTriesEveryRefusedReadAgain) {
   for (std::size_t i = 0; i < 4096; ++i) ASSERT_EQ(memory.span()[i], pattern_byte(kSeed, i));
 }
 
+TEST(ShellWithDirectFile, EndsTheReadWithTheRefusalWhereDirectIsRequired) {
+  ScriptedBackend backend({{.path = "direct", .info = {.bytes = 4096}, .direct = true}});
+  backend.require_direct();
+  const FileId file = backend.open("direct");
+  const AlignedMemory memory(4096);
+  const ReadRequest request{0, file, 0, memory.span()};
+  backend.submit({&request, 1});
+  Completion completion;
+  ASSERT_EQ(backend.collect({&completion, 1}, 0ns), 1u);
+  EXPECT_EQ(completion.error, Errc::kRequirementNotMet);
+}
+
 TEST_F(Shell, ReportsAReadThatIsInvalidForAnotherReason) {
   backend().script({-EINVAL, -EINVAL});
   EXPECT_EQ(read(0, 512).error, std::errc::invalid_argument);

@@ -41,6 +41,8 @@ class ScriptedBackend final : public StorageBackend {
   /// The next raw read gets no result but what `bring` gives it.
   void withhold_next() { withhold_next_ = true; }
 
+  void require_direct() { require_direct_ = true; }
+
   /// Every raw read that was started.
   const std::vector<RawRead>& reads() const { return reads_; }
   std::size_t drops() const { return drops_; }
@@ -94,6 +96,7 @@ class ScriptedBackend final : public StorageBackend {
 
   bool do_drop_direct(FileId file) override {
     ++drops_;
+    if (require_direct_) throw Error(Errc::kRequirementNotMet, "direct I/O is required");
     return std::exchange(open_[static_cast<std::size_t>(file)]->direct, false);
   }
 
@@ -107,6 +110,7 @@ class ScriptedBackend final : public StorageBackend {
   std::vector<RawRead> reads_;
   std::size_t drops_ = 0;
   bool withhold_next_ = false;
+  bool require_direct_ = false;
   WakeSignal wake_;
 };
 
