@@ -4,10 +4,12 @@
 #include <tierstream/tiers/device.h>
 #include <tierstream/tiers/host_memory.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <ostream>
 #include <semaphore>
 #include <string>
 #include <thread>
@@ -20,6 +22,8 @@ struct DeviceUnderTest {
   std::string name;
   /// Null: there is no such device here, and `reason` says why; its tests are skipped.
   std::function<std::shared_ptr<Device>(std::string& reason)> make;
+
+  friend void PrintTo(const DeviceUnderTest& device, std::ostream* out) { *out << device.name; }
 };
 
 class DeviceContract : public ::testing::TestWithParam<DeviceUnderTest> {
