@@ -44,6 +44,8 @@ const char* text_of(Errc code) {
       return "file ended early";
     case Errc::kFileChanged:
       return "file changed";
+    case Errc::kWriteFailed:
+      return "write failed";
     case Errc::kBackendUnavailable:
       return "storage backend unavailable";
     case Errc::kUnknownScheme:

@@ -30,6 +30,7 @@ enum class Errc {
   kReadFailed,
   kEndOfFile,
   kFileChanged,
+  kWriteFailed,
   kBackendUnavailable,
   kUnknownScheme,
   kRequirementNotMet,
