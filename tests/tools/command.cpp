@@ -1,0 +1,106 @@
+#include "command.h"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <spawn.h>
+#include <stdlib.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <csignal>
+#include <cstdio>
+#include <stdexcept>
+
+extern char** environ;
+
+namespace tierstream {
+namespace {
+
+constexpr int kPatienceMs = 30'000;
+
+std::string read_all(int file) {
+  std::string text(static_cast<std::size_t>(::lseek(file, 0, SEEK_END)), '\0');
+  const ssize_t count = ::pread(file, text.data(), text.size(), 0);
+  text.resize(count > 0 ? static_cast<std::size_t>(count) : 0);
+  return text;
+}
+
+std::vector<std::string> command_line(const std::vector<std::string>& arguments, const std::string& cgroup) {
+  std::vector<std::string> words;
+  if (!cgroup.empty()) {
+    words = {"/bin/sh", "-c", "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh", cgroup};
+  }
+  words.push_back(TIERSTREAM_COMMAND);
+  words.insert(words.end(), arguments.begin(), arguments.end());
+  return words;
+}
+
+}  // namespace
+
+Command::Command(const std::vector<std::string>& arguments, const std::string& cgroup) {
+  std::array<int, 2> out{};
+  if (::pipe2(out.data(), O_CLOEXEC) != 0) throw std::runtime_error("pipe2 failed");
+  out_ = out[0];
+  err_ = ::memfd_create("stderr", MFD_CLOEXEC);
+  posix_spawn_file_actions_t actions;
+  ::posix_spawn_file_actions_init(&actions);
+  ::posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
+  ::posix_spawn_file_actions_adddup2(&actions, err_, STDERR_FILENO);
+
+  std::vector<std::string> words = command_line(arguments, cgroup);
+  std::vector<char*> argv;
+  for (std::string& word : words) argv.push_back(word.data());
+  argv.push_back(nullptr);
+  const int error = ::posix_spawn(&process_, argv[0], &actions, nullptr, argv.data(), environ);
+  ::posix_spawn_file_actions_destroy(&actions);
+  ::close(out[1]);
+  if (error != 0) throw std::runtime_error("cannot start " + words[0]);
+}
+
+Command::~Command() {
+  if (process_ > 0) {
+    ::kill(process_, SIGKILL);
+    ::waitpid(process_, nullptr, 0);
+  }
+  ::close(out_);
+  ::close(err_);
+}
+
+bool Command::read_more() {
+  std::array<char, 4096> buffer{};
+  pollfd readable{.fd = out_, .events = POLLIN, .revents = 0};
+  if (::poll(&readable, 1, kPatienceMs) <= 0) return false;
+  const ssize_t count = ::read(out_, buffer.data(), buffer.size());
+  if (count > 0) out_text_.append(buffer.data(), static_cast<std::size_t>(count));
+  return count > 0;
+}
+
+bool Command::wait_for_line(const std::string& prefix) {
+  do {
+    const std::size_t found = ("\n" + out_text_).find("\n" + prefix);
+    if (found != std::string::npos && out_text_.find('\n', found) != std::string::npos) return true;
+  } while (read_more());
+  return false;
+}
+
+void Command::send(int signal) { ::kill(process_, signal); }
+
+CommandResult Command::finish() {
+  while (read_more()) {
+  }
+  const int handle = static_cast<int>(::syscall(SYS_pidfd_open, process_, 0));
+  pollfd ended{.fd = handle, .events = POLLIN, .revents = 0};
+  if (handle >= 0 && ::poll(&ended, 1, kPatienceMs) <= 0) ::kill(process_, SIGKILL);
+  if (handle >= 0) ::close(handle);
+  int status = 0;
+  ::waitpid(process_, &status, 0);
+  process_ = -1;
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -1, out_text_, read_all(err_)};
+}
+
+CommandResult run_command(const std::vector<std::string>& arguments) { return Command(arguments).finish(); }
+
+}  // namespace tierstream

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <sys/types.h>
+
+#include <string>
+#include <vector>
+
+namespace tierstream {
+
+struct CommandResult {
+  int exit_code;  ///< -1: ended by a signal, or by `Command::finish` because it took too long
+  std::string out;
+  std::string err;
+};
+
+/// The built `tierstream` command as a child process with its output in pipes.
+class Command {
+ public:
+  /// With `cgroup`, a directory of the cgroup file system, the child enters that group before it begins.
+  explicit Command(const std::vector<std::string>& arguments, const std::string& cgroup = {});
+  Command(const Command&) = delete;
+  Command& operator=(const Command&) = delete;
+  ~Command();
+
+  /// Waits for a line of standard output that begins with `prefix`; false: the output ended before.
+  bool wait_for_line(const std::string& prefix);
+  void send(int signal);
+  /// Waits for the end; kills what has not ended after half a minute.
+  CommandResult finish();
+
+ private:
+  bool read_more();
+
+  pid_t process_ = -1;
+  int out_ = -1;
+  int err_ = -1;
+  std::string out_text_;
+};
+
+CommandResult run_command(const std::vector<std::string>& arguments);
+
+}  // namespace tierstream

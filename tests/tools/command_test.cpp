@@ -1,0 +1,342 @@
+#include "command.h"
+
+#include <gmock/gmock.h>
+#include <sys/wait.h>
+#include <tierstream/io/checkpoint.h>
+
+#include <algorithm>
+#include <csignal>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "support/checkpoint_files.h"
+#include "tools/synthetic_checkpoint.h"
+
+namespace tierstream {
+namespace {
+
+using nlohmann::json;
+using testing::EndsWith;
+using testing::HasSubstr;
+using testing::Not;
+using testing::StartsWith;
+
+constexpr std::uint64_t kMiB = 1u << 20;
+constexpr std::uint32_t kLayers = 5;
+constexpr std::uint64_t kTensorsPerLayer = 9;
+constexpr std::uint64_t kTensorsOutside = 3;
+constexpr const char* kBudget = "gpu=4MiB,pinned=4MiB";  // two slots and the tensors outside; not all layers
+
+SyntheticSpec spec_of(std::uint32_t shards, std::uint64_t skew) {
+  return {
+      .layers = kLayers, .layer_bytes = kMiB, .vocabulary = 256, .seed = 3, .shards = shards, .skew = skew};
+}
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+std::size_t columns_of(const std::string& text) {
+  std::size_t columns = 0;
+  for (const std::string& line : lines_of(text)) columns = std::max(columns, line.size());
+  return columns;
+}
+
+/// One line for people on standard error, and nothing on standard output.
+void expect_refusal(const CommandResult& result, const std::string& fragment) {
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, StartsWith("tierstream: "));
+  EXPECT_THAT(result.err, EndsWith("\n"));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_THAT(result.err, HasSubstr(fragment));
+}
+
+class RoundTrip : public testing::TestWithParam<std::tuple<std::uint32_t, std::uint64_t, bool>> {};
+
+TEST_P(RoundTrip, EveryTensorArrivesAsItWasWritten) {
+  const auto [shards, skew, landing] = GetParam();
+  const TemporaryDirectory directory;
+  const SyntheticModel model = write_synthetic_checkpoint(directory.path(), spec_of(shards, skew));
+  std::vector<std::string> arguments = {"run", directory.path(), "--budget", kBudget,    "--passes",
+                                        "3",   "--verify",       "--json",   "--device", "cpu"};
+  if (!landing) arguments.push_back("--no-landing");
+  const CommandResult result = run_command(arguments);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  const json report = json::parse(result.out);
+  EXPECT_EQ(report["verified_tensors"], 3 * kLayers * kTensorsPerLayer + kTensorsOutside);
+  ASSERT_EQ(report["passes"].size(), 3u);
+  for (const json& pass : report["passes"]) {
+    const json& bytes = pass["bytes"];
+    EXPECT_GE(bytes["disk"].get<std::uint64_t>() + bytes["gpu"].get<std::uint64_t>(),
+              kLayers * model.layer_bytes);
+    EXPECT_GT(bytes["disk"], 2 * model.layer_bytes) << "two slots hold two of five layers";
+    EXPECT_EQ(bytes["page_cache"], 0);
+    EXPECT_EQ(bytes["pinned"], 0);
+  }
+  EXPECT_LE(report["peak_bytes"]["gpu"], 4 * kMiB);
+  EXPECT_GT(report["peak_bytes"]["gpu"], 2 * model.layer_bytes);
+  EXPECT_LE(report["peak_bytes"]["pinned"], 4 * kMiB);
+  const bool unaligned = skew % 64 != 0;
+  if (!landing || unaligned) {
+    EXPECT_GT(report["peak_bytes"]["pinned"], 0) << "the ring is in use";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Tools, RoundTrip,
+                         testing::Combine(testing::Values(1u, 3u), testing::Values(0u, 1u, 7u, 64u, 4104u),
+                                          testing::Bool()));
+
+class CommandTest : public testing::Test {
+ protected:
+  /// A checkpoint that all tests of a suite share; they do not write to it.
+  static void SetUpTestSuite() {
+    directory_ = new TemporaryDirectory;
+    write_synthetic_checkpoint(path(), spec_of(2, 8));
+  }
+  static void TearDownTestSuite() { delete directory_; }
+
+  static std::string path() { return directory_->path(); }
+
+ private:
+  static inline TemporaryDirectory* directory_ = nullptr;
+};
+
+TEST_F(CommandTest, SynthWritesWhatRunVerifies) {
+  const TemporaryDirectory directory;
+  const CommandResult synth =
+      run_command({"synth", directory.path("made"), "--layers", "3", "--layer-bytes", "0.5MiB", "--shards",
+                   "2", "--dtype", "f32", "--seed", "9", "--skew", "7", "--vocab", "64"});
+  ASSERT_EQ(synth.exit_code, 0) << synth.err;
+  EXPECT_THAT(synth.out, HasSubstr("3 layers of "));
+  const CommandResult run =
+      run_command({"run", directory.path("made"), "--budget", kBudget, "--verify", "--device", "cpu"});
+  ASSERT_EQ(run.exit_code, 0) << run.err;
+  EXPECT_THAT(run.out, HasSubstr("verified 30 tensors"));
+  EXPECT_LE(columns_of(synth.out.substr(0, synth.out.find(directory.path()))), 80u);
+}
+
+TEST_F(CommandTest, RunPrintsExactlyTheDocumentedKeys) {
+  const CommandResult result = run_command({"run", path(), "--budget", kBudget, "--json", "--device", "cpu"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json report = json::parse(result.out);
+  const auto keys = [](const json& object) {
+    std::vector<std::string> names;
+    for (const auto& item : object.items()) names.push_back(item.key());
+    return names;
+  };
+  using testing::UnorderedElementsAre;
+  EXPECT_THAT(keys(report),
+              UnorderedElementsAre("checkpoint", "layers", "device", "budget", "path", "first_layer_seconds",
+                                   "passes", "peak_bytes", "verified_tensors"));
+  EXPECT_THAT(keys(report["path"]),
+              UnorderedElementsAre("backend", "direct", "files_registered", "buffers_registered",
+                                   "ring_registered", "fallbacks"));
+  EXPECT_THAT(keys(report["passes"][0]),
+              UnorderedElementsAre("seconds", "layers", "bytes", "unused_bytes", "stall_seconds"));
+  EXPECT_THAT(keys(report["passes"][0]["bytes"]),
+              UnorderedElementsAre("disk", "page_cache", "pinned", "gpu"));
+  EXPECT_THAT(keys(report["passes"][0]["stall_seconds"]),
+              UnorderedElementsAre("disk", "ring", "copy", "slot"));
+  EXPECT_THAT(keys(report["peak_bytes"]), UnorderedElementsAre("pinned", "page_cache", "gpu"));
+  EXPECT_EQ(report["verified_tensors"], 0);
+  EXPECT_GT(report["first_layer_seconds"], 0);
+}
+
+TEST_F(CommandTest, RunTellsPlanPathReadyPassAndPeak) {
+  const CommandResult result = run_command(
+      {"run", path(), "--budget", kBudget, "--passes", "2", "--device", "cpu", "--backend", "posix"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  for (const char* word :
+       {"layers  5 of model.layers on cpu", "\npinned  ", "\npath    posix, ", "\nready   ", "\npass 1  ",
+        "\npass 2  ", "\n        stalled ", "\npeak    gpu "}) {
+    EXPECT_THAT(result.out, HasSubstr(word));
+  }
+}
+
+TEST_F(CommandTest, TheWayThatIsAskedForIsTaken) {
+  const auto path_of = [](std::vector<std::string> more) {
+    std::vector<std::string> arguments = {"run", path(), "--budget", kBudget, "--device", "cpu", "--json"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const CommandResult result = run_command(arguments);
+    EXPECT_EQ(result.exit_code, 0) << result.err;
+    return json::parse(result.out)["path"];
+  };
+  const json posix = path_of({"--backend", "posix", "--io", "buffered"});
+  EXPECT_EQ(posix["backend"], "posix");
+  EXPECT_EQ(posix["direct"], false);
+}
+
+TEST_F(CommandTest, InspectListsShardsTensorsAndLayersIn80Columns) {
+  const CommandResult result = run_command({"inspect", path()});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, StartsWith("2 shards of " + path() + "\n"));
+  EXPECT_THAT(result.out, HasSubstr("48 tensors  BF16"));
+  EXPECT_THAT(result.out, HasSubstr("layers model.layers\n"));
+  EXPECT_THAT(result.out, HasSubstr("5 layers of "));
+  EXPECT_THAT(result.out, HasSubstr("3 tensors  outside"));
+  EXPECT_LE(columns_of(result.out), 80u);
+}
+
+TEST_F(CommandTest, InspectPrintsJson) {
+  const CommandResult result = run_command({"inspect", path(), "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json summary = json::parse(result.out);
+  EXPECT_EQ(summary["tensors"], kLayers * kTensorsPerLayer + kTensorsOutside);
+  EXPECT_EQ(summary["shards"].size(), 2u);
+  EXPECT_EQ(summary["layer_lists"][0]["layer_bytes"].size(), kLayers);
+  EXPECT_EQ(summary["layer_lists"][0]["outside"]["tensors"], kTensorsOutside);
+}
+
+TEST_F(CommandTest, InspectCollapsesEqualLayersAndEscapesNames) {
+  const TemporaryDirectory directory;
+  const std::vector<std::int64_t> small = {16};
+  const std::vector<std::int64_t> large = {64};
+  directory.write("x.safetensors", golden_safetensors({{"a\x1b[31m.0.w", DType::kF32, small},
+                                                       {"a\x1b[31m.1.w", DType::kF32, small},
+                                                       {"a\x1b[31m.2.w", DType::kF32, large}}));
+  const CommandResult result = run_command({"inspect", directory.path("x.safetensors")});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr("layers a\\x1b[31m\n"));
+  EXPECT_THAT(result.out, HasSubstr("2 layers of 64 B, 1 of 256 B\n"));
+  EXPECT_THAT(result.out, Not(HasSubstr("\x1b")));
+}
+
+TEST_F(CommandTest, HelpAndVersionAreThereOnEveryLevelIn80Columns) {
+  for (const std::vector<std::string>& arguments : std::vector<std::vector<std::string>>{
+           {"--help"}, {"--version"}, {"synth", "--help"}, {"inspect", "--help"}, {"run", "--help"}}) {
+    const CommandResult result = run_command(arguments);
+    EXPECT_EQ(result.exit_code, 0);
+    EXPECT_EQ(result.err, "");
+    EXPECT_NE(result.out, "");
+    EXPECT_LE(columns_of(result.out), 80u) << result.out;
+  }
+}
+
+TEST_F(CommandTest, VerifyNamesFileTensorAndOffsetOfTheFirstWrongByte) {
+  const TemporaryDirectory directory;
+  write_synthetic_checkpoint(directory.path(), spec_of(1, 7));
+  const std::string file = directory.path("model.safetensors");
+  constexpr const char* kTensor = "model.layers.3.mlp.up_proj.weight";
+  const std::uint64_t offset = Checkpoint::open(file).find(kTensor)->offset + 12345;
+  std::fstream stream(file, std::ios::binary | std::ios::in | std::ios::out);
+  stream.seekg(static_cast<std::streamoff>(offset));
+  const char wrong = static_cast<char>(stream.get() ^ 0x10);
+  stream.seekp(static_cast<std::streamoff>(offset));
+  stream.put(wrong);
+  stream.close();
+  const CommandResult result =
+      run_command({"run", directory.path(), "--budget", kBudget, "--verify", "--json", "--device", "cpu"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_EQ(result.out, "");
+  EXPECT_EQ(result.err, "tierstream: " + file + ": tensor \"" + kTensor +
+                            "\": the contents differ from what `tierstream synth` wrote at byte " +
+                            std::to_string(offset) + "\n");
+}
+
+TEST_F(CommandTest, CtrlCEndsALongRunAtOnce) {
+  for (const int signal : {SIGINT, SIGTERM}) {
+    Command command(
+        {"run", path(), "--budget", kBudget, "--passes", "100000000", "--verify", "--device", "cpu"});
+    ASSERT_TRUE(command.wait_for_line("ready"));
+    command.send(signal);
+    const CommandResult result = command.finish();
+    EXPECT_EQ(result.exit_code, 130);
+    EXPECT_EQ(result.err, "tierstream: interrupted\n");
+  }
+}
+
+TEST_F(CommandTest, AFullOutputIsAnError) {
+  const std::string line = std::string(TIERSTREAM_COMMAND) + " inspect " + path() + " >/dev/full 2>/dev/null";
+  EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 2);
+}
+
+TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
+  const std::string p = path();
+  const struct {
+    std::vector<std::string> arguments;
+    std::string fragment;
+  } cases[] = {
+      {{}, "subcommand"},
+      {{"stream"}, "see tierstream --help"},
+      {{"run"}, "see tierstream run --help"},
+      {{"run", p}, "--budget"},
+      {{"run", p, "--budget", kBudget, "--pases", "2"}, "--pases"},
+      {{"run", p, "--budget", kBudget, "--passes", "0"}, "--passes"},
+      {{"run", p, "--budget", kBudget, "--passes", "-1"}, "--passes"},
+      {{"run", p, "--budget", kBudget, "--passes", "many\nmore"}, "--passes"},
+      {{"run", p, "--budget", kBudget, "--io", "fast"}, "--io"},
+      {{"run", p, "--budget", kBudget, "--backend", "aio"}, "--backend"},
+      {{"run", p, "--budget", kBudget, "--require", "luck"}, "--require"},
+      {{"run", p, "--budget", kBudget, "--device", "tpu"}, "\"tpu\""},
+      {{"run", p, "--budget", kBudget, "--device", "cuda:x"}, "\"cuda:x\""},
+      {{"run", p, "--budget", kBudget, "--device", "cuda:4000"}, "cuda"},
+      {{"run", p, "--budget", kBudget, "--layers", "model.blocks"}, "model.blocks"},
+      {{"run", p, "--budget", kBudget, "--io", "buffered", "--require", "direct"}, "direct"},
+      {{"run", p, "--budget", kBudget, "--backend", "posix", "--require", "io_uring"}, "io_uring"},
+      {{"run", p, "--budget", ""}, "budget"},
+      {{"run", p, "--budget", "vram=1GiB"}, "vram"},
+      {{"run", p, "--budget", "gpu=1XB"}, "1XB"},
+      {{"run", p, "--budget", "gpu=-1"}, "-1"},
+      {{"run", p, "--budget", "gpu=99999999999TiB"}, "99999999999TiB"},
+      {{"run", p, "--budget", "gpu=1GiB,gpu=1GiB"}, "gpu"},
+      {{"run", p, "--budget", "gpu=4MiB,pinned=4MiB,page_cache=1GiB"}, "page_cache"},
+      {{"run", p, "--budget", "gpu=1MiB,pinned=4MiB"}, "gpu"},
+      {{"run", p, "--budget", "gpu=4MiB,pinned=4KiB"}, "pinned"},
+      {{"synth", p + "/new", "--layers", "1"}, "--layer-bytes"},
+      {{"synth", p + "/new", "--layers", "0", "--layer-bytes", "1MiB"}, "layer"},
+      {{"synth", p + "/new", "--layers", "1", "--layer-bytes", "1"}, "expected"},
+      {{"synth", p + "/new", "--layers", "1", "--layer-bytes", "1 mile"}, "--layer-bytes"},
+      {{"synth", p + "/new", "--layers", "1", "--layer-bytes", "1MiB", "--dtype", "bf17"}, "bf17"},
+      {{"synth", p + "/new", "--layers", "1", "--layer-bytes", "1MiB", "--shards", "99"}, "99 shards"},
+      {{"synth", p + "/new", "--layers", "1", "--layer-bytes", "1MiB", "--shards", "0"}, "shard"},
+      {{"synth", p + "/new", "--layers", "60000", "--layer-bytes", "2TiB"}, "space"},
+      {{"synth", p, "--layers", "1", "--layer-bytes", "1MiB"}, "already"},
+      {{"synth", p + "/model.safetensors.index.json", "--layers", "1", "--layer-bytes", "1MiB"},
+       "index.json"},
+  };
+  for (const auto& [arguments, fragment] : cases) {
+    SCOPED_TRACE(testing::PrintToString(arguments));
+    expect_refusal(run_command(arguments), fragment);
+  }
+  EXPECT_FALSE(std::filesystem::exists(p + "/new/model.safetensors"));
+}
+
+TEST_F(CommandTest, WrongFilesAreRefusedInOneLine) {
+  const TemporaryDirectory directory;
+  for (const char* name : {"empty", "lost", "away"}) std::filesystem::create_directory(directory.path(name));
+  directory.write("text.safetensors",
+                  bytes_of_text("this is no header, and a good deal longer than eight bytes"));
+  directory.write("short.safetensors", bytes_of_text("abc"));
+  directory.write("nolist.safetensors", golden_safetensors({{"weight"}}));
+  directory.write("lost/model.safetensors.index.json",
+                  bytes_of_text(R"({"weight_map": {"a.0.w": "gone.safetensors"}})"));
+  directory.write("away/model.safetensors.index.json",
+                  bytes_of_text(R"({"weight_map": {"a.0.w": "../short.safetensors"}})"));
+  const std::vector<GoldenTensor> layers = {{"a.0.w"}, {"a.1.w"}};
+  std::vector<std::byte> cut = golden_safetensors(layers);
+  cut.resize(cut.size() - 1);
+  directory.write("cut.safetensors", cut);
+  for (const std::string name :
+       {"missing", "empty", "text.safetensors", "short.safetensors", "cut.safetensors", "lost", "away"}) {
+    SCOPED_TRACE(name);
+    expect_refusal(run_command({"inspect", directory.path(name)}), directory.path(name));
+    expect_refusal(run_command({"run", directory.path(name), "--budget", kBudget}), directory.path(name));
+  }
+  expect_refusal(run_command({"run", directory.path("nolist.safetensors"), "--budget", kBudget}),
+                 "nolist.safetensors");
+  directory.write("real.safetensors", golden_safetensors(layers));
+  expect_refusal(run_command({"run", directory.path("real.safetensors"), "--budget", kBudget, "--verify"}),
+                 "--verify");
+  expect_refusal(run_command({"inspect", "s3://bucket/model"}), "s3");
+}
+
+}  // namespace
+}  // namespace tierstream

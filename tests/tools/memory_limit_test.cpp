@@ -1,0 +1,59 @@
+#include <gmock/gmock.h>
+
+#include <iostream>
+#include <nlohmann/json.hpp>
+
+#include "command.h"
+#include "memory_cgroup.h"
+#include "support/checkpoint_files.h"
+#include "tools/synthetic_checkpoint.h"
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+constexpr std::uint64_t kGpuMiB = 176;  // two slots of 64 MiB and the tensors outside the layers
+constexpr std::uint64_t kPinnedMiB = 64;
+constexpr std::uint64_t kOverheadMiB = 32;  // what the tools may need beside the budgets
+constexpr std::uint64_t kLimitMiB = 384;
+constexpr std::uint32_t kLayers = 32;
+
+class MemoryLimit : public testing::TestWithParam<bool> {};
+
+TEST_P(MemoryLimit, A2GiBCheckpointStreamsWithinItsBudgets) {
+  const bool landing = GetParam();
+  const TemporaryDirectory directory;
+  const SyntheticModel model = write_synthetic_checkpoint(
+      directory.path(),
+      {.layers = kLayers, .layer_bytes = 64 * kMiB, .shards = 2, .skew = landing ? 0u : 7u});
+  ASSERT_GE(model.total_bytes, 2048 * kMiB);
+
+  const MemoryCgroup cgroup(kLimitMiB * kMiB);
+  if (!cgroup.refusal().empty()) GTEST_SKIP() << cgroup.refusal();
+  std::vector<std::string> arguments = {
+      "run",      directory.path(),
+      "--budget", "gpu=" + std::to_string(kGpuMiB) + "MiB,pinned=" + std::to_string(kPinnedMiB) + "MiB",
+      "--verify", "--json",
+      "--device", "cpu"};
+  if (!landing) arguments.push_back("--no-landing");
+  const CommandResult result = Command(arguments, cgroup.path()).finish();
+
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const nlohmann::json report = nlohmann::json::parse(result.out);
+  EXPECT_EQ(report["verified_tensors"], model.tensors.size());
+  EXPECT_EQ(cgroup.times_limit_was_hit(), 0u);
+  const std::uint64_t peak_bytes = cgroup.peak_bytes();
+  const std::uint64_t held_bytes =
+      report["peak_bytes"]["gpu"].get<std::uint64_t>() + report["peak_bytes"]["pinned"].get<std::uint64_t>();
+  EXPECT_LE(held_bytes, (kGpuMiB + kPinnedMiB) * kMiB);
+  EXPECT_LE(peak_bytes, held_bytes + kOverheadMiB * kMiB);
+  EXPECT_GE(peak_bytes, 2 * model.layer_bytes) << "the cgroup does not see what the command uses";
+  std::cout << "peak " << peak_bytes / kMiB << " MiB, of which in the tiers " << held_bytes / kMiB
+            << " MiB\n";
+}
+
+INSTANTIATE_TEST_SUITE_P(Tools, MemoryLimit, testing::Bool(),
+                         [](const auto& test) { return test.param ? "ReadsLand" : "ThroughTheRing"; });
+
+}  // namespace
+}  // namespace tierstream

@@ -1,0 +1,113 @@
+#include "tools/run_report.h"
+
+#include <fmt/format.h>
+
+#include "tools/printable.h"
+
+namespace tierstream {
+namespace {
+
+std::string join_nonzero(std::initializer_list<std::pair<const char*, std::uint64_t>> parts) {
+  std::string text;
+  for (const auto& [name, bytes] : parts) {
+    if (bytes > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, format_bytes(bytes));
+  }
+  return text.empty() ? "nothing" : text;
+}
+
+std::string join_stalls(const StallSeconds& stall) {
+  std::string text;
+  for (const auto& [name, seconds] : {std::pair{"disk", stall.disk}, std::pair{"ring", stall.ring},
+                                      std::pair{"copy", stall.copy}, std::pair{"slot", stall.slot}}) {
+    if (seconds >= 0.0005) text += fmt::format("{}{} {:.3f} s", text.empty() ? ": " : ", ", name, seconds);
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string describe_path(const RunReport& report) {
+  const StoragePath& path = report.path;
+  std::string text = fmt::format("path    {}, {}, files {}registered, buffers {}registered\n", path.backend,
+                                 path.direct ? "direct" : "through the page cache",
+                                 path.files_registered ? "" : "not ", path.buffers_registered ? "" : "not ");
+  for (const Fallback& fallback : path.fallbacks) {
+    text += fmt::format("        no {}: {}\n", fallback.wanted, printable(fallback.reason));
+  }
+  if (!report.ring_refusal.empty()) {
+    text += fmt::format("        ring not registered: {}\n", printable(report.ring_refusal));
+  }
+  return text;
+}
+
+std::string describe_pass(std::size_t number, const PassStats& pass) {
+  const TierBytes& bytes = pass.bytes;
+  const auto moved = static_cast<double>(bytes.disk + bytes.page_cache + bytes.pinned);
+  return fmt::format("pass {:<3}{:.3f} s, {:.2f} GB/s: {}\n        stalled {:.3f} s{}\n", number,
+                     pass.seconds, pass.seconds > 0 ? moved / pass.seconds / 1e9 : 0,
+                     join_nonzero({{"disk", bytes.disk},
+                                   {"page_cache", bytes.page_cache},
+                                   {"pinned", bytes.pinned},
+                                   {"gpu", bytes.gpu}}),
+                     pass.stall.total(), join_stalls(pass.stall));
+}
+
+std::string describe_end(const RunReport& report) {
+  const StreamerStats::Peak& peak = report.peak_bytes;
+  std::string text = fmt::format(
+      "peak    {}\n",
+      join_nonzero({{"gpu", peak.gpu}, {"pinned", peak.pinned}, {"page_cache", peak.page_cache}}));
+  if (report.verified_tensors > 0) {
+    text += fmt::format("verified {} tensors: every byte is right\n", report.verified_tensors);
+  }
+  return text;
+}
+
+nlohmann::json to_json(const RunReport& report) {
+  nlohmann::json fallbacks = nlohmann::json::array();
+  for (const Fallback& fallback : report.path.fallbacks) {
+    fallbacks.push_back({{"wanted", fallback.wanted}, {"reason", fallback.reason}});
+  }
+  if (!report.ring_refusal.empty()) {
+    fallbacks.push_back({{"wanted", "registered ring"}, {"reason", report.ring_refusal}});
+  }
+  nlohmann::json passes = nlohmann::json::array();
+  for (const PassStats& pass : report.passes) {
+    passes.push_back({{"seconds", pass.seconds},
+                      {"layers", pass.layers},
+                      {"bytes",
+                       {{"disk", pass.bytes.disk},
+                        {"page_cache", pass.bytes.page_cache},
+                        {"pinned", pass.bytes.pinned},
+                        {"gpu", pass.bytes.gpu}}},
+                      {"unused_bytes", pass.unused_bytes},
+                      {"stall_seconds",
+                       {{"disk", pass.stall.disk},
+                        {"ring", pass.stall.ring},
+                        {"copy", pass.stall.copy},
+                        {"slot", pass.stall.slot}}}});
+  }
+  return {{"checkpoint", report.checkpoint},
+          {"layers", report.layers},
+          {"device", report.device},
+          {"budget",
+           {{"gpu", report.budget.gpu},
+            {"pinned", report.budget.pinned},
+            {"page_cache", report.budget.page_cache}}},
+          {"path",
+           {{"backend", report.path.backend},
+            {"direct", report.path.direct},
+            {"files_registered", report.path.files_registered},
+            {"buffers_registered", report.path.buffers_registered},
+            {"ring_registered", report.ring_refusal.empty()},
+            {"fallbacks", std::move(fallbacks)}}},
+          {"first_layer_seconds", report.first_layer_seconds},
+          {"passes", std::move(passes)},
+          {"peak_bytes",
+           {{"pinned", report.peak_bytes.pinned},
+            {"page_cache", report.peak_bytes.page_cache},
+            {"gpu", report.peak_bytes.gpu}}},
+          {"verified_tensors", report.verified_tensors}};
+}
+
+}  // namespace tierstream

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <tierstream/io/storage_backend.h>
+#include <tierstream/streamer/stats.h>
+#include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/plan.h>
+
+#include <cstdint>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+namespace tierstream {
+
+/// What `tierstream run` found out.
+struct RunReport {
+  std::string checkpoint;
+  std::string layers;  ///< prefix of their names
+  std::string device;
+  Budget budget;
+  StoragePath path;
+  std::string ring_refusal;        ///< why the ring is not registered for DMA; empty: it is
+  double first_layer_seconds = 0;  ///< from the command's start until the first layer was ready
+  std::vector<PassStats> passes;
+  StreamerStats::Peak peak_bytes;
+  std::uint64_t verified_tensors = 0;
+};
+
+// For people; lines of at most 80 columns, but for names and reasons.
+std::string describe_path(const RunReport& report);
+std::string describe_pass(std::size_t number, const PassStats& pass);
+std::string describe_end(const RunReport& report);
+
+/// For programs: a key, once there, keeps its name and meaning.
+nlohmann::json to_json(const RunReport& report);
+
+}  // namespace tierstream
