@@ -177,6 +177,16 @@ class LayoutBuilder {
       }
       first = last + 1;
     }
+    // A joined gap can make up a whole read: nobody needs that one.
+    for (BlockFill& fill : layout_.fills) {
+      std::erase_if(fill.reads, [&](const FileRead& read) {
+        return std::ranges::none_of(fill.copies, [&](const BlockCopy& copy) {
+          return copy.block_offset < read.target_offset + read.bytes &&
+                 read.target_offset < copy.block_offset + copy.bytes;
+        });
+      });
+    }
+    std::erase_if(layout_.fills, [](const BlockFill& fill) { return fill.reads.empty(); });
   }
 
   /// Adds the part of `piece` that lies in the file bytes [begin, begin + bytes), read to `block_offset`.

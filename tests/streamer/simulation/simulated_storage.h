@@ -1,0 +1,110 @@
+#pragma once
+
+#include <tierstream/io/error.h>
+#include <tierstream/io/file_backends.h>
+#include <tierstream/io/storage_backend.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace tierstream::simulation {
+
+struct StorageFaults {
+  double late = 0.5;  ///< a read under way stays so at a `collect`
+  double short_read = 0;
+  double interrupted = 0;
+  double busy = 0;
+  double io_error = 0;
+  bool completes_early = false;  ///< a lie: the completion comes before the bytes
+};
+
+/// Files in memory whose reads end late, in any order, short or with errors. A read's destination is
+/// overwritten with rubbish the moment the read starts, as a disk may do: bytes still needed there show as
+/// wrong.
+class SimulatedStorage final : public StorageBackend {
+ public:
+  struct Failure {
+    std::string path;
+    std::uint64_t offset;
+  };
+
+  SimulatedStorage(std::mt19937_64& random, std::shared_ptr<const MemoryFiles> files, std::uint32_t alignment,
+                   StorageFaults faults, std::size_t max_in_flight)
+      : StorageBackend({.max_in_flight = max_in_flight}),
+        random_(random),
+        files_(std::move(files)),
+        alignment_(alignment),
+        faults_(faults) {}
+
+  /// Every read that was answered with an I/O error.
+  const std::vector<Failure>& failures() const { return failures_; }
+  void heal() { faults_.io_error = 0; }
+
+ private:
+  FileInfo do_open(FileId, const std::string& path) override {
+    contents_.push_back(files_->at(path));
+    return {.bytes = contents_.back().size(), .offset_alignment = alignment_, .memory_alignment = alignment_};
+  }
+
+  void do_submit(std::span<const RawRead> reads) override {
+    for (const RawRead& read : reads) std::memset(read.destination.data(), 0xEE, read.destination.size());
+    under_way_.insert(under_way_.end(), reads.begin(), reads.end());
+  }
+
+  std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds) override {
+    for (const auto& [destination, source] : std::exchange(still_to_write_, {})) {
+      std::memcpy(destination.data(), source.data(), source.size());
+    }
+    std::size_t count = 0;
+    for (std::size_t looked_at = under_way_.size(); looked_at > 0 && count < completions.size();
+         --looked_at) {
+      std::swap(under_way_[random_() % under_way_.size()], under_way_.back());
+      if (happens(faults_.late)) continue;
+      completions[count++] = {under_way_.back().id, carry_out(under_way_.back())};
+      under_way_.pop_back();
+    }
+    return count;
+  }
+
+  std::int64_t carry_out(const RawRead& read) {
+    const auto index = static_cast<std::uint32_t>(read.file);
+    std::span<const std::byte> source = std::span(contents_[index]).subspan(read.offset);
+    source = source.first(std::min(source.size(), read.destination.size()));
+    if (happens(faults_.interrupted)) return -EINTR;
+    if (happens(faults_.busy)) return -EAGAIN;
+    if (happens(faults_.io_error)) {
+      failures_.push_back({path_of(read.file), read.offset});
+      return -EIO;
+    }
+    if (source.size() > 1 && happens(faults_.short_read))
+      source = source.first(1 + random_() % source.size());
+    if (faults_.completes_early) {
+      still_to_write_.emplace_back(read.destination, source);
+    } else {
+      std::memcpy(read.destination.data(), source.data(), source.size());
+    }
+    return static_cast<std::int64_t>(source.size());
+  }
+
+  bool happens(double probability) { return static_cast<double>(random_() >> 11) * 0x1p-53 < probability; }
+
+  void do_wake() noexcept override {}
+  StoragePath do_path() const override { return {.backend = "simulated"}; }
+
+  std::mt19937_64& random_;
+  std::shared_ptr<const MemoryFiles> files_;
+  std::uint32_t alignment_;
+  StorageFaults faults_;
+  std::vector<std::span<const std::byte>> contents_;
+  std::vector<RawRead> under_way_;
+  std::vector<std::pair<std::span<std::byte>, std::span<const std::byte>>> still_to_write_;
+  std::vector<Failure> failures_;
+};
+
+}  // namespace tierstream::simulation

@@ -1,0 +1,411 @@
+#include "simulation.h"
+
+#include <fmt/format.h>
+#include <tierstream/tiers/plan.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <random>
+#include <set>
+#include <vector>
+
+#include "simulated_storage.h"
+#include "staging_loop.h"
+
+namespace tierstream::simulation {
+namespace {
+
+/// Rounds without any caller getting on, after which the loop is said to hang. Far more than any stage takes.
+constexpr int kPatience = 200'000;
+
+class SimulatedClock final : public Clock {
+ public:
+  std::chrono::nanoseconds now() const override { return ++now_; }
+
+ private:
+  mutable std::chrono::nanoseconds now_{0};
+};
+
+class World {
+ public:
+  World(std::uint64_t seed, const Lies& lies) : random_(seed), lies_(lies) {
+    make_model();
+    make_tiers();
+  }
+
+  Outcome run() {
+    int rounds_without_progress = 0;
+    while (actions_left_ > 0 || anyone_busy()) {
+      const std::uint64_t before = progress_;
+      switch (below(4)) {
+        case 0:
+          step_loop();
+          break;
+        case 1:
+          device_->advance();
+          break;
+        default:
+          act(callers_[below(callers_.size())]);
+          break;
+      }
+      rounds_without_progress = progress_ == before ? rounds_without_progress + 1 : 0;
+      if (rounds_without_progress > kPatience) throw Failure("a caller waits for ever");
+    }
+    finish();
+    return outcome_;
+  }
+
+ private:
+  struct Holding {
+    std::uint32_t layer;
+    std::uint32_t slot;
+    std::vector<Stream> streams;
+  };
+  struct Caller {
+    std::optional<std::uint32_t> waits_for;
+    std::vector<Holding> holds;
+  };
+
+  std::uint64_t below(std::uint64_t limit) { return random_() % limit; }
+  bool chance(int percent) { return below(100) < static_cast<std::uint64_t>(percent); }
+  std::uint32_t layers() const { return static_cast<std::uint32_t>(table_.layers.size()); }
+
+  // --- The model and the machine
+  // -----------------------------------------------------------------------------
+
+  void make_model() {
+    auto files = std::make_shared<MemoryFiles>();
+    alignment_ = std::array{1u, 512u, 4096u}[below(3)];
+    const std::uint64_t file_count = 1 + below(3);
+    const std::uint64_t skew = chance(50) ? 0 : below(300);
+    std::vector<std::vector<std::byte>> contents(file_count, std::vector<std::byte>(skew));
+    for (std::uint32_t layer = 0, count = 1 + static_cast<std::uint32_t>(below(8)); layer < count; ++layer) {
+      table_.layers.push_back(make_layer(fmt::format("layers.{}", layer), contents));
+    }
+    table_.outside = make_layer("", contents);
+    for (std::size_t i = 0; i < contents.size(); ++i) {
+      const std::string path = fmt::format("file{}", i);
+      for (std::byte& byte : contents[i]) byte = static_cast<std::byte>(random_());
+      if (contents[i].empty()) contents[i].resize(1);
+      table_.files.push_back({path,
+                              {.bytes = contents[i].size(),
+                               .offset_alignment = alignment_,
+                               .memory_alignment = alignment_,
+                               .version = {}}});
+      (*files)[path] = std::move(contents[i]);
+    }
+    files_ = std::move(files);
+  }
+
+  Layer make_layer(std::string name, std::vector<std::vector<std::byte>>& contents) {
+    Layer layer{std::move(name), {}};
+    for (std::uint64_t i = 0, count = below(5); i < count; ++i) {
+      const std::uint64_t bytes = chance(10) ? 0 : chance(50) ? 64 * below(300) : below(20'000);
+      TensorSpec tensor{fmt::format("t{}", i), DType::kU8, {static_cast<std::int64_t>(bytes)}, bytes, {}};
+      if (chance(15)) {
+        std::vector<std::byte>& memory = in_memory_.emplace_back(bytes);
+        for (std::byte& byte : memory) byte = static_cast<std::byte>(random_());
+        tensor.source = memory.data();
+      } else {
+        const auto file = static_cast<std::uint32_t>(below(contents.size()));
+        if (chance(20))
+          contents[file].resize(contents[file].size() + below(9000));  // a gap: another's tensor
+        tensor.source = FileExtent{file, contents[file].size()};
+        contents[file].resize(contents[file].size() + bytes);
+      }
+      layer.tensors.push_back(std::move(tensor));
+    }
+    return layer;
+  }
+
+  void make_tiers() {
+    const bool reads_land = chance(50);
+    const PlanOptions options{.reads_land = reads_land,
+                              .request_bytes = std::uint64_t{4096} << below(2),
+                              .max_block_bytes = std::uint64_t{8192} << below(3),
+                              .max_ring_bytes = 1u << 20};
+    const Budget minimum = least_budget(options);
+    Budget budget = minimum;
+    Plan least = make_plan(table_, minimum, {}, options);
+    budget.gpu += below(layers() + 2) * least.slot_bytes;
+    if (chance(50)) budget.pinned += below(8) * options.request_bytes;
+    plan_ = make_plan(table_, budget, {}, options);
+    rule_ = {plan_.slots, chance(20)};
+
+    gpu_.emplace("gpu", budget.gpu);
+    pinned_.emplace("pinned", budget.pinned);
+    device_.emplace(random_, DeviceTraits{.name = "simulated", .reads_land = reads_land}, chance(50),
+                    lies_.device);
+    const bool faulty = chance(50);
+    StorageFaults faults{.late = 0.1 + 0.8 * static_cast<double>(below(100)) / 100,
+                         .completes_early = lies_.storage_completes_early};
+    if (faulty) faults = {faults.late, 0.2, 0.1, 0.1, chance(50) ? 0.02 : 0.0, faults.completes_early};
+    storage_.emplace(random_, files_, alignment_, faults, 1 + below(8));
+    for (const SourceFile& file : table_.files) storage_->open(file.path);
+
+    outside_reservation_ = gpu_->reserve(plan_.outside.slot_bytes, "tensors outside the layers");
+    outside_ = device_->allocate(plan_.outside.slot_bytes);
+    ring_.emplace(*device_, *pinned_, plan_.ring);
+    slots_.emplace(*device_, *gpu_, plan_.slot_bytes, plan_.slots);
+    copies_ = device_->make_copy_queue([] {});
+    hand_off_.emplace(layers(), rule_, *slots_, clock_, [] {});
+    loop_.emplace(StagingParts{.table = table_,
+                               .plan = plan_,
+                               .storage = *storage_,
+                               .device = *device_,
+                               .copies = *copies_,
+                               .ring = *ring_,
+                               .slots = *slots_,
+                               .outside_memory = outside_.data(),
+                               .hand_off = *hand_off_,
+                               .rule = rule_});
+    callers_.resize(1 + below(3));
+    actions_left_ = 20 + below(60);
+    breaks_down_at_ = chance(5) ? below(actions_left_) : 0;
+  }
+
+  Budget least_budget(const PlanOptions& options) {
+    const Budget plenty{.gpu = 1u << 30, .pinned = 1u << 30, .page_cache = 0};
+    return make_plan(table_, plenty, {}, options).minimum;
+  }
+
+  // --- What callers do
+  // ---------------------------------------------------------------------------------------
+
+  bool anyone_busy() const {
+    return std::ranges::any_of(callers_, [](const Caller& c) { return c.waits_for || !c.holds.empty(); });
+  }
+
+  void step_loop() {
+    if (loop_failed_) return;
+    try {
+      loop_->step();
+    } catch (const Error& error) {
+      if (!device_->broken() || error.errc() != Errc::kDeviceFailed) throw;
+      loop_failed_ = true;
+      hand_off_->fail_for_good(std::current_exception());
+    }
+    if (storage_->in_flight() > storage_->limits().max_in_flight) throw Failure("storage is over its depth");
+  }
+
+  void act(Caller& caller) {
+    if (caller.waits_for) {
+      const std::uint32_t layer = *caller.waits_for;
+      if (chance(1) && layer != layers()) return stop_waiting(caller);  // a deadline, or cancelled
+      return try_acquire(caller, layer);
+    }
+    if (!caller.holds.empty() && (actions_left_ == 0 || chance(50))) return release(caller);
+    if (actions_left_ == 0) return;
+    ++progress_;
+    --actions_left_;
+    if (breaks_down_at_ != 0 && actions_left_ == breaks_down_at_) device_->break_down();
+    const std::uint64_t kind = below(100);
+    if (kind < 5) {
+      begin_pass();
+    } else if (kind < 8) {
+      (void)hand_off_->end_pass();
+    } else if (kind < 15) {
+      try_acquire(caller, layers());
+    } else if (kind < 30) {
+      try_acquire(caller, static_cast<std::uint32_t>(below(layers())));  // off the schedule
+    } else {
+      try_acquire(caller, next_in_walk());
+    }
+  }
+
+  std::uint32_t next_in_walk() { return walk_++ % layers(); }
+
+  void begin_pass() {
+    std::vector<std::uint32_t> schedule;
+    if (chance(50)) {
+      for (std::uint32_t layer = 0; layer < layers(); ++layer) schedule.push_back(layer);
+    } else {
+      for (std::uint64_t i = 0, count = 1 + below(10); i < count; ++i) {
+        schedule.push_back(static_cast<std::uint32_t>(below(layers())));
+      }
+    }
+    hand_off_->begin_pass(schedule, chance(70));
+    walk_ = 0;
+  }
+
+  void try_acquire(Caller& caller, std::uint32_t layer) {
+    try {
+      if (const auto grant = hand_off_->try_acquire(layer)) {
+        stop_waiting(caller);
+        use(caller, layer, *grant);
+      } else if (!caller.waits_for) {
+        hand_off_->begin_wait(layer);
+        caller.waits_for = layer;
+      }
+    } catch (const Error& error) {
+      stop_waiting(caller);
+      check_refusal(layer, error);
+    }
+  }
+
+  void stop_waiting(Caller& caller) {
+    if (!caller.waits_for) return;
+    hand_off_->end_wait(*caller.waits_for);
+    caller.waits_for.reset();
+    ++progress_;
+  }
+
+  void use(Caller& caller, std::uint32_t layer, const HandOff::Grant& grant) {
+    ++progress_;
+    ++outcome_.leases;
+    std::vector<Stream> streams{SimulatedDevice::stream(below(SimulatedDevice::kStreams))};
+    if (chance(20)) streams.push_back(SimulatedDevice::stream(below(SimulatedDevice::kStreams)));
+    for (const Stream stream : streams) {
+      grant.ready->make_wait(stream);
+      const std::uint32_t slot = grant.slot;
+      device_->compute(
+          stream, [=, this] { check_bytes(layer, slot); }, [=, this] { check_bytes(layer, slot); });
+    }
+    if (layer == layers()) {
+      hand_off_->release(grant.slot, {});
+    } else {
+      caller.holds.push_back({layer, grant.slot, std::move(streams)});
+    }
+  }
+
+  void release(Caller& caller) {
+    ++progress_;
+    std::swap(caller.holds[below(caller.holds.size())], caller.holds.back());
+    const Holding held = std::move(caller.holds.back());
+    caller.holds.pop_back();
+    hand_off_->release(held.slot, held.streams);
+  }
+
+  // --- What must hold
+  // ----------------------------------------------------------------------------------------
+
+  void check_bytes(std::uint32_t layer_index, std::uint32_t slot) {
+    if (loop_failed_) return;  // the device has failed: what is on it is lost
+    const bool is_outside = layer_index == layers();
+    const Layer& layer = is_outside ? table_.outside : table_.layers[layer_index];
+    const LayerLayout& layout = is_outside ? plan_.outside : plan_.layers[layer_index];
+    const std::byte* base = is_outside ? outside_.data() : slots_->address(slot);
+    for (std::size_t i = 0; i < layer.tensors.size(); ++i) {
+      const TensorSpec& tensor = layer.tensors[i];
+      const auto* extent = std::get_if<FileExtent>(&tensor.source);
+      const std::byte* expected = extent ? files_->at(table_.files[extent->file].path).data() + extent->offset
+                                         : std::get<const std::byte*>(tensor.source);
+      ++outcome_.tensors_checked;
+      if (tensor.bytes != 0 && std::memcmp(base + layout.tensor_offsets[i], expected, tensor.bytes) != 0) {
+        throw Failure(fmt::format("{} has wrong bytes in slot {}", layer.full_name(tensor), slot));
+      }
+    }
+  }
+
+  void check_refusal(std::uint32_t layer, const Error& error) {
+    switch (error.errc()) {
+      case Errc::kReadFailed:
+        return check_read_error(layer, error);
+      case Errc::kTooManyLeases:
+        return check_too_many(layer);
+      case Errc::kDeviceFailed:
+        if (!device_->broken()) throw Failure("an acquire says that the device failed, which it did not");
+        ++outcome_.device_failures;
+        actions_left_ = 0;
+        return;
+      default:
+        throw Failure(fmt::format("unexpected error: {}", error.what()));
+    }
+  }
+
+  void check_read_error(std::uint32_t layer_index, const Error& error) {
+    ++outcome_.read_errors;
+    const Layer& layer = layer_index == layers() ? table_.outside : table_.layers[layer_index];
+    const ErrorPlace& place = error.place();
+    const auto tensor = std::ranges::find_if(
+        layer.tensors, [&](const TensorSpec& t) { return layer.full_name(t) == place.tensor; });
+    if (tensor == layer.tensors.end()) {
+      throw Failure(fmt::format("layer {} got the error of another: {}", layer_index, error.what()));
+    }
+    const bool injected =
+        std::ranges::any_of(storage_->failures(), [&](const SimulatedStorage::Failure& failure) {
+          // A read that went on after a short part fails behind its beginning.
+          return failure.path == place.file && failure.offset >= place.offset.value() &&
+                 failure.offset < *place.offset + place.expected_bytes.value();
+        });
+    if (!injected) throw Failure(fmt::format("an error that storage did not make: {}", error.what()));
+  }
+
+  void check_too_many(std::uint32_t layer) {
+    ++outcome_.too_many_leases;
+    std::set<std::uint32_t> leased;
+    for (const Caller& caller : callers_) {
+      for (const Holding& held : caller.holds) {
+        if (held.layer == layer) throw Failure(fmt::format("layer {} is leased, and was refused", layer));
+        leased.insert(held.slot);
+      }
+    }
+    for (std::uint32_t slot = 0; slot < rule_.slots; ++slot) {
+      if (rule_.allows(layer, slot) && !leased.contains(slot)) {
+        throw Failure(fmt::format("layer {} was refused though slot {} is not leased", layer, slot));
+      }
+    }
+  }
+
+  void finish() {
+    if (hand_off_->leases() != 0) throw Failure("leases are out though all were released");
+    loop_->stop();
+    for (int round = 0; !loop_failed_ && !(loop_->drained() && device_->idle()); ++round) {
+      if (round > kPatience) throw Failure("draining does not end");
+      device_->advance();
+      step_loop();
+    }
+    if (loop_failed_) return drain_storage();
+    step_loop();
+    if (ring_->free_blocks() != plan_.ring.blocks) throw Failure("ring blocks were not given back");
+    const PassStats total = hand_off_->total();
+    if (total.layers > outcome_.leases) throw Failure("more leases were counted than given");
+  }
+
+  /// After a device failure reads may still be under way; their memory must not go before them.
+  void drain_storage() {
+    std::array<Completion, 16> completions;
+    for (int round = 0; storage_->in_flight() != 0; ++round) {
+      if (round > kPatience) throw Failure("reads do not end");
+      (void)storage_->collect(completions, std::chrono::nanoseconds{0});
+    }
+  }
+
+  std::mt19937_64 random_;
+  const Lies lies_;
+  std::uint32_t alignment_ = 1;
+  std::shared_ptr<const MemoryFiles> files_;
+  std::vector<std::vector<std::byte>> in_memory_;
+  LayerTable table_;
+  Plan plan_;
+  SlotRule rule_{};
+  SimulatedClock clock_;
+
+  std::optional<TierBudget> gpu_;
+  std::optional<TierBudget> pinned_;
+  std::optional<SimulatedDevice> device_;
+  std::optional<SimulatedStorage> storage_;
+  Reservation outside_reservation_;
+  DeviceMemory outside_;
+  std::optional<PinnedRing> ring_;
+  std::optional<SlotArena> slots_;
+  std::unique_ptr<CopyQueue> copies_;
+  std::optional<HandOff> hand_off_;
+  std::optional<StagingLoop> loop_;
+
+  std::vector<Caller> callers_;
+  std::uint64_t actions_left_ = 0;
+  std::uint64_t breaks_down_at_ = 0;
+  std::uint32_t walk_ = 0;
+  std::uint64_t progress_ = 0;
+  bool loop_failed_ = false;
+  Outcome outcome_;
+};
+
+}  // namespace
+
+Outcome simulate(std::uint64_t seed, const Lies& lies) { return World(seed, lies).run(); }
+
+}  // namespace tierstream::simulation

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+#include "simulated_device.h"
+
+namespace tierstream::simulation {
+
+/// Lies told on purpose, to see that the simulation notices them.
+struct Lies {
+  DeviceLies device;
+  bool storage_completes_early = false;
+};
+
+struct Outcome {
+  std::uint64_t leases = 0;
+  std::uint64_t tensors_checked = 0;
+  std::uint64_t read_errors = 0;
+  std::uint64_t too_many_leases = 0;
+  std::uint64_t device_failures = 0;
+};
+
+/// What the staging loop did wrong.
+class Failure : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Makes a model, budgets, storage, a device and callers out of `seed`, and drives the staging loop through
+/// one interleaving of all of them, single-threaded: storage completes in any order, late, short or with
+/// errors; copies and compute finish late; callers lease in and out of order, hold several leases, skip,
+/// repeat, abandon passes and give up waiting; the device may fail.
+///
+/// Checks that every tensor has the right bytes at the beginning and end of each use on its stream, that
+/// errors surface at the acquire of the layer they hit with file, tensor and offset, that a lease is refused
+/// only when every slot is leased, that blocks all come back, and that everything ends. Throws Failure.
+Outcome simulate(std::uint64_t seed, const Lies& lies = {});
+
+}  // namespace tierstream::simulation
