@@ -1,11 +1,11 @@
 #pragma once
 
+#include <tierstream/io/storage_backend.h>
+
 #include <functional>
 #include <map>
 #include <memory>
 #include <string>
-
-#include <tierstream/io/storage_backend.h>
 
 namespace tierstream {
 
