@@ -16,7 +16,7 @@
 namespace tierstream {
 namespace {
 
-constexpr std::size_t kMaxRuns = 6;  // of equal layers, before a range is clearer
+constexpr std::size_t kMaxRuns = 3;  // of equal layers; more do not fit on a line
 
 struct Share {
   std::uint64_t tensors = 0;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -56,7 +57,12 @@ StorageOptions storage_options(const RunArguments& arguments) {
 
 /// A backend is chosen by the scheme of the address.
 std::string address_of(const RunArguments& arguments) {
-  return arguments.backend == "auto" ? arguments.path : arguments.backend + "://" + arguments.path;
+  if (arguments.backend == "auto") return arguments.path;
+  if (arguments.path.find("://") != std::string::npos) {
+    throw Error(Errc::kInvalidArgument, "the address says how it is read; leave --backend out",
+                {.file = arguments.path});
+  }
+  return arguments.backend + "://" + arguments.path;
 }
 
 std::string choose_layers(const Checkpoint& checkpoint, const RunArguments& arguments) {
@@ -150,6 +156,7 @@ RunReport run(const RunArguments& arguments, const std::stop_token& stop) {
     verify_outside(*verifier, streamer, stop);
     report.verified_tensors = verifier->verified_tensors();
   }
+  report.path = streamer.storage_path();  // again: a fallback may have come late
   report.peak_bytes = streamer.stats().peak_bytes;
   tell(describe_end(report));
   return report;
@@ -170,7 +177,7 @@ void add_run(CLI::App& program) {
                       "Common prefix of the layers' names, e.g.\nmodel.layers (default: the largest list)");
   command->add_option("--passes", arguments->passes, "Walks over the layers")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));
   command->add_flag("--verify", arguments->verify,
                     "Compare every byte with what `synth` wrote;\nexit code 1 where one differs");
   command->add_option("--io", arguments->io, "Past the page cache (direct) or through it\n(buffered)")

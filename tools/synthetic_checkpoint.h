@@ -46,7 +46,7 @@ struct SyntheticWriteOptions {
 
 /// Writes `model.safetensors`, or shards and their index, into `directory`, which is made if need be. Nothing
 /// of it is left in the page cache, and nothing in the directory when it fails or is stopped.
-/// Throws Error kInvalidArgument (the directory holds a checkpoint, more shards than tensors), kWriteFailed
+/// Throws Error kInvalidArgument (a wrong spec, the directory holds a checkpoint), kWriteFailed
 /// (too little space on the disk, ...) or kCancelled.
 SyntheticModel write_synthetic_checkpoint(const std::filesystem::path& directory, const SyntheticSpec& spec,
                                           const SyntheticWriteOptions& options = {});
