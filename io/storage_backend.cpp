@@ -56,7 +56,10 @@ FileId StorageBackend::open(const std::string& path) {
   files_.reserve(files_.size() + 1);  // after do_open nothing may fail
   OpenFile file{path, {}};
   const FileId id{static_cast<std::uint32_t>(files_.size())};
-  file.info = do_open(id, path);
+  {
+    const std::lock_guard lock(path_mutex_);
+    file.info = do_open(id, path);
+  }
   if (!std::has_single_bit(file.info.offset_alignment) || !std::has_single_bit(file.info.memory_alignment)) {
     throw Error(Errc::kInternal, "the backend gave an alignment that is no power of two", {.file = path});
   }
@@ -80,6 +83,7 @@ const std::string& StorageBackend::path_of(FileId file) const {
 
 bool StorageBackend::register_memory(std::span<std::byte> memory) {
   check_process();
+  const std::lock_guard lock(path_mutex_);
   std::optional<std::string> refusal = do_register_memory(memory);
   if (refusal) note_fallback({"registered buffers", std::move(*refusal)});
   return !refusal;
@@ -87,6 +91,7 @@ bool StorageBackend::register_memory(std::span<std::byte> memory) {
 
 void StorageBackend::unregister_memory() {
   check_process();
+  const std::lock_guard lock(path_mutex_);
   do_unregister_memory();
 }
 
@@ -128,6 +133,7 @@ std::size_t StorageBackend::collect(std::span<Completion> completions, nanosecon
 }
 
 StoragePath StorageBackend::path() const {
+  const std::lock_guard lock(path_mutex_);
   StoragePath path = do_path();
   path.fallbacks.insert(path.fallbacks.end(), fallbacks_.begin(), fallbacks_.end());
   return path;
@@ -262,6 +268,7 @@ bool StorageBackend::try_without_direct(InFlight& slot, std::error_code& error) 
   if (std::exchange(slot.without_direct, true)) return false;
   OpenFile& file = files_[static_cast<std::size_t>(slot.request.file)];
   try {
+    const std::lock_guard lock(path_mutex_);
     if (!file.without_direct) file.without_direct = do_drop_direct(slot.request.file);
   } catch (const Error& refusal) {
     error = refusal.code();

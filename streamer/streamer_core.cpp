@@ -29,8 +29,13 @@ std::unique_ptr<StorageBackend> open_files(const LayerTable& table) {
   for (const SourceFile& file : table.files) {
     const FileInfo& info = storage->info(storage->open(file.path));
     if (info.bytes == file.info.bytes && info.version == file.info.version) continue;
-    throw Error(Errc::kFileChanged, "the file has changed since the checkpoint was opened",
-                {.file = file.path, .expected_bytes = file.info.bytes, .actual_bytes = info.bytes});
+    ErrorPlace place{.file = file.path};
+    if (info.bytes != file.info.bytes) {
+      place.expected_bytes = file.info.bytes;
+      place.actual_bytes = info.bytes;
+    }
+    throw Error(Errc::kFileChanged, "the file was changed or replaced after the checkpoint was opened",
+                std::move(place));
   }
   return storage;
 }
@@ -74,10 +79,6 @@ StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBacken
             .outside_memory = outside.data(),
             .hand_off = hand_off,
             .rule = {core.plan_.slots, core.options_.stable_slots}}) {}
-
-StreamerCore::Staging::~Staging() {
-  if (storage) storage->unregister_memory();
-}
 
 StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
     : table_(std::move(table)),
@@ -137,6 +138,7 @@ void StreamerCore::drain() noexcept {
       if (clock_.now() > deadline) return leave_to_leak("a read or copy did not end");
       staging_->loop.step();
     }
+    staging_->storage->unregister_memory();  // on the thread that owns the queue, before the memory goes
   } catch (const std::exception& error) {
     leave_to_leak(error.what());
   }

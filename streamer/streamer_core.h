@@ -62,7 +62,6 @@ class StreamerCore {
   /// way.
   struct Staging {
     Staging(StreamerCore& core, std::unique_ptr<StorageBackend> opened);
-    ~Staging();
 
     std::unique_ptr<StorageBackend> storage;
     Reservation outside_reservation;

@@ -71,7 +71,10 @@ class CpuEvent final : public Event {
 class CpuCopyQueue final : public CopyQueue {
  public:
   explicit CpuCopyQueue(std::function<void()> on_progress)
-      : on_progress_(std::move(on_progress)), thread_([this](const std::stop_token& stop) { work(stop); }) {}
+      : on_progress_(std::move(on_progress)), thread_([this](const std::stop_token& stop) { work(stop); }) {
+    const std::lock_guard lock(mutex_);
+    queued_.reserve(kExpectedTasks);
+  }
 
   void copy(std::byte* destination, const std::byte* source, std::size_t bytes) override {
     push({.destination = destination, .source = source, .bytes = bytes});
@@ -85,6 +88,9 @@ class CpuCopyQueue final : public CopyQueue {
   bool notifies() const override { return on_progress_ != nullptr; }
 
  private:
+  /// More under way than this make the vectors grow, once.
+  static constexpr std::size_t kExpectedTasks = 1024;
+
   /// A copy, or the end of a point's round.
   struct Task {
     std::byte* destination = nullptr;
@@ -105,6 +111,7 @@ class CpuCopyQueue final : public CopyQueue {
   /// The two vectors take turns and keep their capacity: a steady pass allocates nothing.
   void work(const std::stop_token& stop) {
     std::vector<Task> tasks;
+    tasks.reserve(kExpectedTasks);
     std::unique_lock lock(mutex_);
     while (changed_.wait(lock, stop, [this] { return !queued_.empty(); })) {
       tasks.swap(queued_);

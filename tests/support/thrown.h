@@ -1,9 +1,11 @@
 #pragma once
 
+#include <gmock/gmock.h>
 #include <tierstream/io/error.h>
 
 #include <ostream>
 #include <string>
+#include <utility>
 
 namespace tierstream {
 
@@ -27,6 +29,14 @@ Thrown thrown_by(Action&& action) {
     return {error.errc(), error.what()};
   }
   return {Errc{}, "nothing was thrown"};
+}
+
+/// Expects `action` to throw an Error of this code whose line matches.
+template <typename Action>
+void expect_throws(Errc errc, const ::testing::Matcher<const std::string&>& line, Action&& action) {
+  const Thrown thrown = thrown_by(std::forward<Action>(action));
+  EXPECT_EQ(thrown.errc, errc) << thrown;
+  EXPECT_THAT(thrown.what, line);
 }
 
 }  // namespace tierstream

@@ -58,9 +58,11 @@ class SimulatedStorage final : public StorageBackend {
   }
 
   std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds) override {
-    for (const auto& [destination, source] : std::exchange(still_to_write_, {})) {
-      std::memcpy(destination.data(), source.data(), source.size());
-    }
+    std::erase_if(still_to_write_, [&](const auto& write) {
+      if (happens(0.8)) return false;
+      std::memcpy(write.first.data(), write.second.data(), write.second.size());
+      return true;
+    });
     std::size_t count = 0;
     for (std::size_t looked_at = under_way_.size(); looked_at > 0 && count < completions.size();
          --looked_at) {

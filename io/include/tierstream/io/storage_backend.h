@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <span>
 #include <string>
@@ -87,11 +88,11 @@ struct StorageCounters {
 /// private `do_` functions. A source with a blocking read only is easier to write as a BlockingStorage
 /// (threaded_backend.h).
 ///
-/// Threads: one at a time, except `wake`, which any thread may call at any time. The first thread to submit
-/// or collect owns the queue from then on; others may still open files and, once nothing is in flight,
-/// destroy it. Errors: `open` and misuse throw Error, also in a child process after fork(); failed reads are
-/// completions. Destroying a backend with reads in flight waits for them; a caller whose storage may hang
-/// collects with a deadline first (see `in_flight`).
+/// Threads: one at a time, except `wake` and `path`, which any thread may call at any time. The first thread
+/// to submit or collect owns the queue from then on; others may still open files and, once nothing is in
+/// flight, destroy it. Errors: `open` and misuse throw Error, also in a child process after fork(); failed
+/// reads are completions. Destroying a backend with reads in flight waits for them; a caller whose storage
+/// may hang collects with a deadline first (see `in_flight`).
 class StorageBackend {
  public:
   explicit StorageBackend(StorageLimits limits);
@@ -199,6 +200,7 @@ class StorageBackend {
 
   StorageLimits limits_;
   pid_t process_;
+  mutable std::mutex path_mutex_;  ///< held wherever what `path` tells may change
   std::vector<OpenFile> files_;
   std::vector<InFlight> requests_;
   std::vector<std::uint32_t> free_;

@@ -1,0 +1,80 @@
+// A steady pass allocates nothing, on any thread.
+
+#include <gtest/gtest.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cpu_device.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <fstream>
+#include <new>
+
+#include "small_model.h"
+#include "support/test_files.h"
+
+namespace {
+std::atomic<std::uint64_t> allocations = 0;
+}  // namespace
+
+// Not inlined: the compiler would take malloc and operator delete, or operator new and free, for a mismatch.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  ++allocations;
+  if (void* memory = std::malloc(bytes != 0 ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
+
+namespace tierstream {
+namespace {
+
+class AllocationTest : public ::testing::TestWithParam<bool> {
+ protected:
+  /// Allocations during passes 3 to 5, from the first acquire of each to the end of its last lease.
+  static std::uint64_t in_steady_passes(Streamer& streamer) {
+    std::uint64_t sum = 0;
+    for (int pass = 0; pass < 5; ++pass) {
+      Pass walk = streamer.pass();
+      const std::uint64_t before = allocations;
+      for (Lease layer : walk) EXPECT_GT(layer.size(), 0u);
+      if (pass >= 2) sum += allocations - before;
+    }
+    return sum;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(, AllocationTest, ::testing::Bool(),
+                         name_of_mode);
+
+TEST_P(AllocationTest, TheCounterCounts) {
+  const std::uint64_t before = allocations;
+  ::operator delete(::operator new(1));  // called by name, so that the compiler leaves the pair in
+  EXPECT_GT(allocations, before);
+}
+
+TEST_P(AllocationTest, ASteadyPassFromMemoryAllocatesNothing) {
+  const SmallModel model(6, 64 * 700);
+  Streamer streamer(model.table,
+                    {.device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(2)});
+  EXPECT_EQ(in_steady_passes(streamer), 0u);
+}
+
+TEST_P(AllocationTest, ASteadyPassFromFilesAllocatesNothing) {
+  SmallModel model(6, 64 * 700);
+  const TemporaryDirectory directory;
+  const std::string path = directory.path("model");
+  const std::vector<std::byte>& content = model.content_of("model");
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(content.data()), static_cast<std::streamsize>(content.size()));
+  for (const auto& make : {make_file_backend, make_posix_backend}) {
+    model.table.open_storage = [make] { return make({}); };
+    const std::unique_ptr<StorageBackend> storage = make({});
+    model.table.files[0] = {path, storage->info(storage->open(path))};
+    Streamer streamer(model.table,
+                      {.device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(2)});
+    EXPECT_EQ(in_steady_passes(streamer), 0u) << streamer.storage_path().backend;
+  }
+}
+
+}  // namespace
+}  // namespace tierstream

@@ -1,0 +1,327 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <tierstream/io/error.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cpu_device.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "small_model.h"
+#include "support/thrown.h"
+
+namespace tierstream {
+namespace {
+
+using ::testing::HasSubstr;
+
+/// Every test runs with all bytes taking the ring, and with reads landing in the slots.
+class StreamerTest : public ::testing::TestWithParam<bool> {
+ protected:
+  std::shared_ptr<Device> device() const { return make_cpu_device({.reads_land = GetParam()}); }
+
+  Streamer make(const SmallModel& model, std::size_t slots) const {
+    return Streamer(model.table, {.device = device(), .budget = model.budget(slots)});
+  }
+  // Odd sizes and places, and ones that can land.
+  std::vector<SmallModel> models() const {
+    std::vector<SmallModel> made;
+    made.emplace_back(6, 40'000, 0);
+    made.emplace_back(6, 64 * 700, 64);
+    made.emplace_back(6, 33'333, 8);
+    return made;
+  }
+};
+
+INSTANTIATE_TEST_SUITE_P(, StreamerTest, ::testing::Bool(),
+                         name_of_mode);
+
+TEST_P(StreamerTest, DeliversEveryByteAtEveryNumberOfSlots) {
+  for (const SmallModel& model : models()) {
+    for (std::size_t slots = 1; slots <= 7; ++slots) {
+      Streamer streamer = make(model, slots);
+      for (int pass = 0; pass < 3; ++pass) {
+        std::size_t next = 0;
+        for (Lease layer : streamer.pass()) {
+          EXPECT_EQ(layer.index(), next++);
+          EXPECT_TRUE(model.has_right_bytes(layer));
+        }
+        EXPECT_EQ(next, 6u);
+      }
+      EXPECT_TRUE(model.has_right_bytes(streamer.outside("embedding")));
+    }
+  }
+}
+
+TEST_P(StreamerTest, CountsTheBytesOfEachPassWhereTheyCameFrom) {
+  const SmallModel model(6, 64 * 700);
+  Streamer streamer = make(model, 2);
+  for (int pass = 0; pass < 3; ++pass) {
+    for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+    const PassStats stats = streamer.stats().last_pass;
+    EXPECT_EQ(stats.layers, 6u);
+    EXPECT_EQ(stats.bytes.disk, 6 * model.layer_bytes()) << "streaming really happened";
+    EXPECT_EQ(stats.bytes.gpu, 0u);
+    EXPECT_GT(stats.seconds, 0);
+  }
+  EXPECT_EQ(streamer.stats().passes, 3u);
+}
+
+TEST_P(StreamerTest, MovesNothingTwiceWhenEveryLayerHasASlot) {
+  const SmallModel model(4);
+  Streamer streamer = make(model, 4);
+  for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+  EXPECT_EQ(streamer.stats().last_pass.bytes.disk, 4 * model.layer_bytes());
+  for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+  EXPECT_EQ(streamer.stats().last_pass.bytes.disk, 0u);
+  EXPECT_EQ(streamer.stats().last_pass.bytes.gpu, 4 * model.layer_bytes());
+}
+
+TEST_P(StreamerTest, HoldsNoMoreThanItsBudgets) {
+  const SmallModel model(6);
+  const Budget budget = model.budget(2);
+  Streamer streamer(model.table, {.device = device(), .budget = budget});
+  for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+  EXPECT_LE(streamer.stats().peak_bytes.gpu, budget.gpu);
+  EXPECT_LE(streamer.stats().peak_bytes.pinned, budget.pinned);
+  EXPECT_GT(streamer.stats().peak_bytes.gpu, 0u);
+}
+
+TEST_P(StreamerTest, AcquiresInAnyOrderAndRepeats) {
+  const SmallModel model(6);
+  Streamer streamer = make(model, 2);
+  for (const std::size_t layer : {3u, 3u, 0u, 5u, 4u, 4u, 1u, 5u}) {
+    const Lease lease = streamer.acquire(layer);
+    EXPECT_EQ(lease.index(), layer);
+    EXPECT_TRUE(model.has_right_bytes(lease));
+  }
+}
+
+TEST_P(StreamerTest, FollowsAScheduleWithRepeatsAndSkips) {
+  const SmallModel model(6);
+  Streamer streamer = make(model, 3);
+  std::vector<std::size_t> seen;
+  for (Lease layer : streamer.pass({.schedule = {5, 0, 0, 3}, .last = true, .stream = {}, .stop = {}})) {
+    EXPECT_TRUE(model.has_right_bytes(layer));
+    seen.push_back(layer.index());
+  }
+  EXPECT_EQ(seen, (std::vector<std::size_t>{5, 0, 0, 3}));
+}
+
+TEST_P(StreamerTest, APassLeftEarlyOrByAnExceptionLeavesNoLeaseBehind) {
+  const SmallModel model(6);
+  Streamer streamer = make(model, 2);
+  try {
+    for (Lease layer : streamer.pass()) {
+      if (layer.index() == 2) throw 1;
+    }
+  } catch (int) {
+  }
+  EXPECT_EQ(streamer.stats().last_pass.layers, 3u);
+  for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+  EXPECT_NO_THROW(streamer.close());
+}
+
+TEST_P(StreamerTest, ALayerLeasedTwiceSharesItsSlot) {
+  const SmallModel model(4);
+  Streamer streamer = make(model, 1);
+  const Lease first = streamer.acquire(2);
+  const Lease second = streamer.acquire(2);
+  EXPECT_EQ(first.slot(), second.slot());
+  EXPECT_EQ(first["t1"].data, second["t1"].data);
+}
+
+TEST_P(StreamerTest, MoreLeasesThanSlotsAreAnErrorAndNotAWait) {
+  const SmallModel model(4);
+  Streamer streamer = make(model, 2);
+  std::optional<Lease> first(streamer.acquire(0));
+  const Lease second = streamer.acquire(1);
+  expect_throws(Errc::kTooManyLeases, HasSubstr("all 2 are leased"), [&] { (void)streamer.acquire(2); });
+  first.reset();
+  EXPECT_TRUE(model.has_right_bytes(streamer.acquire(2)));
+}
+
+TEST_P(StreamerTest, StableSlotsGiveEachLayerTheSameAddressInEveryPass) {
+  const SmallModel model(5);
+  Streamer streamer(model.table,
+                    {.device = device(), .budget = model.budget(2), .stable_slots = true, .warn = {}});
+  std::vector<std::byte*> addresses(5);
+  for (int pass = 0; pass < 4; ++pass) {
+    for (Lease layer : streamer.pass()) {
+      EXPECT_EQ(layer.slot(), layer.index() % 2);
+      EXPECT_TRUE(model.has_right_bytes(layer));
+      std::byte* address = layer["t0"].data;
+      if (pass == 0) addresses[layer.index()] = address;
+      EXPECT_EQ(address, addresses[layer.index()]);
+    }
+  }
+}
+
+TEST_P(StreamerTest, ALeaseMayOutliveTheStreamer) {
+  const SmallModel model(3);
+  std::optional<Lease> lease;
+  {
+    Streamer streamer = make(model, 2);
+    lease.emplace(streamer.acquire(1));
+  }
+  EXPECT_TRUE(model.has_right_bytes(*lease));
+}
+
+TEST_P(StreamerTest, CloseIsRefusedWhileLeasesAreOutAndThenFinal) {
+  const SmallModel model(3);
+  Streamer streamer = make(model, 2);
+  {
+    const Lease lease = streamer.acquire(0);
+    expect_throws(Errc::kLeasesOutstanding, HasSubstr("1 leases"), [&] { streamer.close(); });
+  }
+  streamer.close();
+  streamer.close();
+  expect_throws(Errc::kClosed, HasSubstr("closed"), [&] { (void)streamer.acquire(0); });
+  expect_throws(Errc::kClosed, HasSubstr("closed"), [&] { (void)streamer.outside("embedding"); });
+  EXPECT_EQ(streamer.stats().total.layers, 1u) << "statistics stay";
+}
+
+TEST_P(StreamerTest, NamesWhatItDoesNotHave) {
+  const SmallModel model(3);
+  Streamer streamer = make(model, 2);
+  expect_throws(Errc::kInvalidArgument, HasSubstr("there are 0 to 2"), [&] { (void)streamer.acquire(3); });
+  expect_throws(Errc::kTensorMissing, HasSubstr("\"t0\", \"t1\", \"t2\""),
+                [&] { (void)streamer.acquire(0)["t9"]; });
+  expect_throws(Errc::kTensorMissing, HasSubstr("\"embedding\""), [&] { (void)streamer.outside("t9"); });
+}
+
+TEST_P(StreamerTest, WeightsInMemoryNeedNoStorage) {
+  SmallModel model(3);
+  for (Layer* layer :
+       {&model.table.layers[0], &model.table.layers[1], &model.table.layers[2], &model.table.outside}) {
+    for (TensorSpec& tensor : layer->tensors) {
+      tensor.source = model.content_of("model").data() + std::get<FileExtent>(tensor.source).offset;
+    }
+  }
+  model.table.files.clear();
+  model.table.open_storage = nullptr;
+  Streamer streamer = make(model, 1);
+  for (Lease layer : streamer.pass()) {
+    for (std::size_t i = 0; i < layer.size(); ++i) {
+      const TensorView view = layer.tensor(i);
+      EXPECT_EQ(std::memcmp(view.data, std::get<const std::byte*>(view.spec->source), view.spec->bytes), 0);
+    }
+  }
+  EXPECT_EQ(streamer.stats().last_pass.bytes.pinned, 3 * model.layer_bytes());
+  EXPECT_EQ(streamer.stats().last_pass.bytes.disk, 0u);
+}
+
+// --- Storage that misbehaves
+// ---------------------------------------------------------------------------------
+
+/// A file in memory behind a gate: reads wait until it is opened, and fail in a range.
+struct Gate {
+  std::atomic<bool> open = true;
+  std::atomic<std::uint64_t> fail_from = 0;
+  std::atomic<std::uint64_t> fail_to = 0;
+
+  void open_up() {
+    open = true;
+    open.notify_all();
+  }
+};
+
+class GatedStorage final : public BlockingStorage {
+ public:
+  GatedStorage(const SmallModel& model, std::shared_ptr<Gate> gate)
+      : content_(model.content_of("model")),
+        version_(model.table.files[0].info.version),
+        gate_(std::move(gate)) {}
+
+  FileInfo open(FileId, const std::string&) override { return {.bytes = content_.size(), .version = version_}; }
+  std::int64_t read(FileId, std::uint64_t offset, std::span<std::byte> destination) noexcept override {
+    gate_->open.wait(false);
+    if (offset < gate_->fail_to && gate_->fail_from < offset + destination.size()) return -EIO;
+    const std::size_t bytes = std::min(destination.size(), content_.size() - offset);
+    std::memcpy(destination.data(), content_.data() + offset, bytes);
+    return static_cast<std::int64_t>(bytes);
+  }
+  StoragePath path() const override {
+    return {.backend = "gated",
+            .direct = false,
+            .files_registered = false,
+            .buffers_registered = false,
+            .fallbacks = {}};
+  }
+
+ private:
+  const std::vector<std::byte> content_;
+  const FileVersion version_;
+  std::shared_ptr<Gate> gate_;
+};
+
+class GatedTest : public StreamerTest {
+ protected:
+  GatedTest() {
+    model_.table.open_storage = [this] {
+      return make_threaded_backend(std::make_unique<GatedStorage>(model_, gate_), {.threads = 2});
+    };
+  }
+  SmallModel model_{4, 64 * 700};
+  std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
+};
+
+INSTANTIATE_TEST_SUITE_P(, GatedTest, ::testing::Bool(),
+                         name_of_mode);
+
+TEST_P(GatedTest, AReadErrorSurfacesAtTheAcquireOfItsLayerAndTheNextAcquireTriesAgain) {
+  const auto& bad = std::get<FileExtent>(model_.table.layers[2].tensors[1].source);
+  gate_->fail_from = bad.offset + 100;
+  gate_->fail_to = bad.offset + 101;
+  Streamer streamer(model_.table,
+                    {.device = device(), .budget = model_.budget(2), .request_bytes = 16 << 10, .warn = {}});
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(0)));
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(1)));
+  expect_throws(Errc::kReadFailed,
+                ::testing::AllOf(HasSubstr("model: "), HasSubstr("\"layers.2."), HasSubstr("at byte ")),
+                [&] { (void)streamer.acquire(2); });
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(3)));
+  gate_->fail_to = 0;
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(2)));
+}
+
+TEST_P(GatedTest, AWaitEndsAtItsDeadlineOrWhenItIsStopped) {
+  gate_->open = false;
+  Streamer streamer(model_.table, {.device = device(), .budget = model_.budget(2)});
+  const auto past = std::chrono::steady_clock::time_point{};
+  expect_throws(Errc::kTimedOut, HasSubstr("layer 0"),
+                [&] { (void)streamer.acquire(0, {.stream = {}, .stop = {}, .deadline = past}); });
+  std::stop_source source;
+  std::jthread stopper([&] { source.request_stop(); });
+  expect_throws(Errc::kCancelled, HasSubstr("layer 1"), [&] {
+    (void)streamer.acquire(1, {.stream = {}, .stop = source.get_token(), .deadline = {}});
+  });
+  gate_->open_up();
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(1)));
+}
+
+TEST_P(GatedTest, AFileThatChangedSinceTheTableWasMadeIsRefused) {
+  model_.table.files[0].info.bytes += 1;
+  expect_throws(Errc::kFileChanged, HasSubstr("model: "),
+                [&] { Streamer(model_.table, {.device = device(), .budget = model_.budget(2)}); });
+}
+
+TEST_P(GatedTest, ABudgetTooSmallFailsBeforeAnythingIsOpened) {
+  bool opened = false;
+  model_.table.open_storage = [&]() -> std::unique_ptr<StorageBackend> {
+    opened = true;
+    return nullptr;
+  };
+  expect_throws(Errc::kBudgetTooSmall, HasSubstr("gpu needs at least"), [&] {
+    Streamer(model_.table, {.device = device(), .budget = {.gpu = 1, .pinned = 4u << 20}});
+  });
+  EXPECT_FALSE(opened);
+}
+
+}  // namespace
+}  // namespace tierstream
