@@ -27,6 +27,8 @@ find_package_handle_standard_args(
   REQUIRED_VARS LibTorch_DIRECTORY LibTorch_torch_LIBRARY LibTorch_torch_cpu_LIBRARY LibTorch_c10_LIBRARY
   VERSION_VAR LibTorch_VERSION)
 
+# The wheel's libraries export parts of the C++ library that they were built with (std::filesystem among them). The
+# system's C++ library comes first, or programs would call those parts, which crash in a program of another compiler.
 if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
   add_library(LibTorch::LibTorch INTERFACE IMPORTED)
   target_include_directories(
@@ -34,6 +36,6 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::LibTorch)
                                  "${LibTorch_DIRECTORY}/include/torch/csrc/api/include")
   target_link_libraries(
     LibTorch::LibTorch
-    INTERFACE "-Wl,--push-state,--no-as-needed" "${LibTorch_torch_LIBRARY}" "-Wl,--pop-state"
+    INTERFACE stdc++ "-Wl,--push-state,--no-as-needed" "${LibTorch_torch_LIBRARY}" "-Wl,--pop-state"
               "${LibTorch_torch_cpu_LIBRARY}" "${LibTorch_c10_LIBRARY}")
 endif()

@@ -5,7 +5,7 @@
 namespace tierstream {
 
 DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
-    : device_(other.device_), data_(std::exchange(other.data_, nullptr)), bytes_(other.bytes_) {}
+    : device_(std::exchange(other.device_, nullptr)), data_(other.data_), bytes_(other.bytes_) {}
 
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
   std::swap(device_, other.device_);
@@ -15,7 +15,7 @@ DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
 }
 
 DeviceMemory::~DeviceMemory() {
-  if (data_ != nullptr) device_->free_memory(data_, bytes_);
+  if (device_ != nullptr) device_->free_memory(data_, bytes_);
 }
 
 HostRegistration::HostRegistration(HostRegistration&& other) noexcept

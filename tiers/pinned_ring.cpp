@@ -10,7 +10,7 @@ PinnedRing::PinnedRing(Device& device, TierBudget& budget, RingShape shape)
       reservation_(budget.reserve(
           shape.bytes(), fmt::format("a ring of {} blocks of {} bytes", shape.blocks, shape.block_bytes))),
       memory_(shape.bytes()),
-      registration_(device.register_host(memory_.span(), refusal_)) {
+      registration_(shape.blocks == 0 ? HostRegistration() : device.register_host(memory_.span(), refusal_)) {
   free_.reserve(shape.blocks);  // so that giving a block back cannot throw
   for (std::uint32_t index = shape.blocks; index > 0; --index) free_.push_back(index - 1);
 }

@@ -59,8 +59,8 @@ class DeviceMemory {
 
   std::byte* data() const noexcept { return data_; }
   std::size_t bytes() const noexcept { return bytes_; }
-  /// Leaves the memory to leak: something may still write to it.
-  void abandon() noexcept { data_ = nullptr; }
+  /// The memory stays where it is and is never freed: something may still write to it.
+  void abandon() noexcept { device_ = nullptr; }
 
  private:
   Device* device_ = nullptr;
