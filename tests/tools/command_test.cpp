@@ -323,7 +323,7 @@ TEST_F(CommandTest, WrongFilesAreRefusedInOneLine) {
                   bytes_of_text(R"({"weight_map": {"a.0.w": "../short.safetensors"}})"));
   const std::vector<GoldenTensor> layers = {{"a.0.w"}, {"a.1.w"}};
   std::vector<std::byte> cut = golden_safetensors(layers);
-  cut.resize(cut.size() - 1);
+  cut.pop_back();
   directory.write("cut.safetensors", cut);
   for (const std::string name :
        {"missing", "empty", "text.safetensors", "short.safetensors", "cut.safetensors", "lost", "away"}) {
