@@ -178,13 +178,15 @@ run_tests() {
   shift
   say "==> tests of the preset $preset"
   rm -f "$logs/$preset.xml"
-  "${launcher[@]}" ctest --preset "$preset" --parallel "$(parallel_jobs)" --output-junit "$logs/$preset.xml" "$@" || status=$?
+  "${launcher[@]}" ctest --preset "$preset" --progress --parallel "$(parallel_jobs)" \
+    --output-junit "$logs/$preset.xml" "$@" || status=$?
   return "$status"
 }
 
 # counts REPORT...: "N passed, N failed, N skipped", summed over CTest's reports.
 counts() {
   awk '
+    /<testcase/ { nextfile }
     match($0, /^[ \t]*(<testsuite )?(tests|failures|skipped|disabled)="[0-9]+"/) {
       split($0, part, "\""); name = part[1]; sub(/.*[ \t]/, "", name); sub(/=$/, "", name); total[name] += part[2]
     }
