@@ -104,9 +104,14 @@ struct NamedBudget {
 /// Half of the layers in slots, and the least that works; or what the user asks for.
 std::vector<NamedBudget> choose_budgets(const Options& options, const LayerTable& table,
                                         const Device& device) {
-  if (!options.budget.empty()) return {{"as asked", Budget::parse(options.budget)}};
+  const PlanOptions planning{.reads_land = device.traits().reads_land};
+  if (!options.budget.empty()) {
+    const Budget budget = Budget::parse(options.budget);
+    make_plan(table, budget, {}, planning);  // refused before anything is computed
+    return {{"as asked", budget}};
+  }
   const Budget ample{.gpu = std::numeric_limits<std::int64_t>::max(), .pinned = kPinnedBytes};
-  const Plan plan = make_plan(table, ample, {}, {.reads_land = device.traits().reads_land});
+  const Plan plan = make_plan(table, ample, {}, planning);
   const std::uint64_t slots = std::max<std::uint64_t>(1, table.layers.size() / 2);
   const Budget half{.gpu = plan.outside.slot_bytes + slots * plan.slot_bytes, .pinned = kPinnedBytes};
   return {{"half the layers", half}, {"minimum", plan.minimum}};
@@ -177,7 +182,8 @@ int run_program(int argc, char** argv) {
       .add_option("MODEL_DIR", options.model_directory,
                   "Directory of config.json, vocab.txt, model.safetensors")
       ->required();
-  program.add_option("--sentence", options.sentences, "A sentence to embed; repeat for more")->take_all();
+  program.add_option("--sentence", options.sentences, "A sentence to embed; repeat for more")
+      ->allow_extra_args(false);
   program.add_option("--budget", options.budget, "One streamed run, e.g. gpu=60MiB,pinned=4MiB");
   program.add_option("--passes", options.passes, "Times that every run repeats")->check(CLI::Range(1, 10000));
   program.add_option("--device", options.device, "cpu or cuda; default: cuda where there is one")

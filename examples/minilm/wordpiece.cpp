@@ -49,7 +49,10 @@ std::vector<CodePoint> canonical_decomposition(const std::vector<CodePoint>& cod
 }
 
 bool is_space(CodePoint c) {
-  return c == ' ' || c == '\t' || c == '\n' || c == '\r' || utf8proc_category(c) == UTF8PROC_CATEGORY_ZS;
+  if (c == '\t' || c == '\n' || c == '\r') return true;
+  const auto category = utf8proc_category(c);
+  return category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
+         category == UTF8PROC_CATEGORY_ZP;
 }
 
 /// Control, format, private and unassigned characters, which the tokenizer drops.

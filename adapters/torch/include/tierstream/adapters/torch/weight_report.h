@@ -10,7 +10,7 @@ namespace tierstream {
 struct BindOptions {
   /// The checkpoint's name for a weight of the module. For a layer's weights both are names within the layer.
   /// Empty: the names are the same.
-  std::function<std::string(std::string_view module_name)> rename;
+  std::function<std::string(std::string_view module_name)> rename = {};
   /// Tensors of the checkpoint that the module has no place for are no error. Those in layers still travel.
   bool allow_unexpected = false;
 };

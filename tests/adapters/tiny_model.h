@@ -1,0 +1,96 @@
+#pragma once
+
+#include <tierstream/io/checkpoint.h>
+#include <tierstream/io/safetensors.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cpu_device.h>
+#include <torch/nn.h>
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "support/test_files.h"
+
+namespace tierstream {
+
+inline constexpr std::int64_t kWidth = 48;  // no multiple of the tensors' alignment in a slot
+
+struct TinyLayerImpl : torch::nn::Module {
+  TinyLayerImpl()
+      : linear(register_module("linear", torch::nn::Linear(kWidth, kWidth))),
+        norm(register_module("norm", torch::nn::LayerNorm(torch::nn::LayerNormOptions({kWidth})))) {}
+
+  at::Tensor forward(const at::Tensor& x) { return x + norm->forward(at::gelu(linear->forward(x))); }
+
+  torch::nn::Linear linear;
+  torch::nn::LayerNorm norm;
+};
+TORCH_MODULE(TinyLayer);
+
+/// A model with layers at "encoder.layer" and a head outside them.
+struct TinyModelImpl : torch::nn::Module {
+  explicit TinyModelImpl(std::size_t layer_count)
+      : head(register_module("head", torch::nn::Linear(kWidth, kWidth))) {
+    for (std::size_t i = 0; i < layer_count; ++i) layers->push_back(TinyLayer());
+    register_module("encoder", std::make_shared<torch::nn::Module>())->register_module("layer", layers);
+  }
+
+  std::shared_ptr<TinyLayerImpl> layer(std::size_t index) const { return layers->ptr<TinyLayerImpl>(index); }
+
+  template <class Layers>
+  at::Tensor forward(at::Tensor x, Layers&& streamed) {
+    for (auto&& layer : streamed) x = layer->forward(x);
+    return head->forward(x);
+  }
+  at::Tensor forward_resident(const at::Tensor& x) {
+    std::vector<std::shared_ptr<TinyLayerImpl>> resident;
+    for (std::size_t i = 0; i < layers->size(); ++i) resident.push_back(layer(i));
+    return forward(x, resident);
+  }
+
+  torch::nn::Linear head;
+  torch::nn::ModuleList layers;
+};
+TORCH_MODULE(TinyModel);
+
+using Tensors = std::map<std::string, at::Tensor>;
+
+/// Every parameter and buffer by its full name.
+inline Tensors tensors_of(const torch::nn::Module& module) {
+  Tensors tensors;
+  for (const auto& item : module.named_parameters()) tensors[item.key()] = item.value().detach().clone();
+  for (const auto& item : module.named_buffers()) tensors[item.key()] = item.value().clone();
+  return tensors;
+}
+
+/// A checkpoint of float32 and int64 tensors, written to `directory`.
+inline Checkpoint write_checkpoint(const TemporaryDirectory& directory, const Tensors& tensors) {
+  std::vector<SafetensorsEntry> entries;
+  for (const auto& [name, tensor] : tensors) {
+    const DType dtype = tensor.scalar_type() == at::kLong ? DType::kI64 : DType::kF32;
+    entries.push_back({name, dtype, tensor.sizes().vec(), 0, tensor.nbytes()});
+  }
+  std::vector<std::byte> file = format_safetensors_header(entries, {});
+  for (const auto& [name, tensor] : tensors) {
+    const auto* const data = static_cast<const std::byte*>(tensor.const_data_ptr());
+    file.insert(file.end(), data, data + tensor.nbytes());
+  }
+  return Checkpoint::open(directory.write("model.safetensors", file));
+}
+
+/// Streams "encoder.layer" through `slots` slots and the least ring.
+inline Streamer stream_tiny(const Checkpoint& checkpoint, std::uint32_t slots, bool reads_land = true) {
+  LayerTable table = checkpoint.layers("encoder.layer");
+  const Plan plan = make_plan(table, {.gpu = 1u << 30, .pinned = 16u << 20}, {}, {.reads_land = reads_land});
+  Budget budget = plan.minimum;
+  budget.gpu += (slots - 1) * plan.slot_bytes;
+  return Streamer(std::move(table),
+                  {.device = make_cpu_device({.reads_land = reads_land}), .budget = budget});
+}
+
+inline at::Tensor some_input() { return torch::linspace(-1, 1, 3 * kWidth).view({3, kWidth}); }
+
+}  // namespace tierstream
