@@ -38,7 +38,8 @@ HandOff::HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Cl
       schedule_(layers),
       places_(rule.slots + 1),
       place_of_(layers + 1, kNone),
-      failures_(layers + 1) {
+      failures_(layers + 1),
+      only_on_demand_(layers + 1) {
   waiting_.reserve(kExpectedWaiting);
 }
 
@@ -239,6 +240,10 @@ void HandOff::charge_wait(StallCause cause) {
   charge(cause);
 }
 
+bool HandOff::is_waited_for(std::uint32_t layer) const {
+  return std::ranges::find(waiting_, layer, &Waiting::layer) != waiting_.end();
+}
+
 bool HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCause cause) {
   const std::scoped_lock lock(mutex_);
   charge(cause);
@@ -256,8 +261,9 @@ bool HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCause cause) 
       ++limit;
     }
     schedule_.append_upcoming(wanted, limit);
-    // A layer whose read failed is staged again only once its caller has heard of it.
-    std::erase_if(wanted, [&](std::uint32_t layer) { return failures_[layer] != nullptr; });
+    std::erase_if(wanted, [&](std::uint32_t layer) {
+      return failures_[layer] != nullptr || (only_on_demand_[layer] != 0 && !is_waited_for(layer));
+    });
   }
   return !waiting_.empty();
 }
@@ -273,6 +279,7 @@ void HandOff::publish(std::uint32_t slot, std::uint32_t layer, const Event& read
     const std::scoped_lock lock(mutex_);
     places_[slot] = {.layer = layer, .leases = 0, .ready = &ready, .load = load, .load_counted = false};
     place_of_[layer] = slot;
+    only_on_demand_[layer] = 0;
     is_changed_ = true;
   }
   published_.notify_all();
@@ -302,6 +309,7 @@ void HandOff::fail(std::uint32_t layer, std::exception_ptr error) {
   {
     const std::scoped_lock lock(mutex_);
     failures_[layer] = std::move(error);
+    only_on_demand_[layer] = 1;
     is_changed_ = true;
   }
   published_.notify_all();

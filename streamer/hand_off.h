@@ -113,6 +113,7 @@ class HandOff {
 
   /// With the mutex held. Sets `wake` when the loop must be woken once it is free.
   std::optional<Grant> grant(std::uint32_t layer, bool& wake);
+  bool is_waited_for(std::uint32_t layer) const;
   void refuse_hopeless(std::uint32_t layer) const;
   void charge(StallCause cause);
   void account(Place& place);
@@ -132,6 +133,9 @@ class HandOff {
   std::vector<Place> places_;                 // one per slot, and one for the outside
   std::vector<std::uint32_t> place_of_;       // by layer
   std::vector<std::exception_ptr> failures_;  // by layer; thrown once by its next acquire
+  // By layer: its last read failed. It is staged again when a caller waits for it, not ahead of that, so that
+  // an error is never older than the wait it ends.
+  std::vector<std::uint8_t> only_on_demand_;
   std::exception_ptr failed_for_good_;
   std::vector<Waiting> waiting_;
   std::chrono::nanoseconds charged_until_{0};
