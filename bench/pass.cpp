@@ -1,0 +1,155 @@
+// How close does a whole pass over a checkpoint, on the CPU device, come to the best raw reading of the same
+// bytes, cold and warm, with reads landing in slots and through a ring of 64 MiB? And how soon after the
+// start is the first layer ready?
+
+#include <fmt/format.h>
+#include <tierstream/io/error.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cpu_device.h>
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "bench/bench_checkpoint.h"
+#include "bench/comparison.h"
+#include "bench/page_cache.h"
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint32_t kLayers = 32;
+constexpr std::uint32_t kSlots = 3;
+constexpr std::uint64_t kRingBytes = 64u << 20;
+
+struct Case {
+  const char* name;
+  bool cold;
+  bool lands;
+};
+constexpr std::array kCases = {
+    Case{"cache:cold/landing", true, true},
+    Case{"cache:cold/ring", true, false},
+    Case{"cache:warm/landing", false, true},
+    Case{"cache:warm/ring", false, false},
+};
+
+Streamer make_streamer(const BenchCheckpoint& checkpoint, const Case& how) {
+  const LayerTable table = checkpoint.layers(
+      {.cache = how.cold ? CacheUse::kDirect : CacheUse::kBuffered, .require_direct = how.cold});
+  const std::shared_ptr<Device> device = make_cpu_device({.reads_land = how.lands});
+  constexpr Budget kPlenty{.gpu = std::uint64_t{1} << 62, .pinned = kRingBytes};
+  const Plan plan = make_plan(table, kPlenty, {}, {.reads_land = how.lands});
+  return {table,
+          {.device = device,
+           .budget = {.gpu = plan.outside.slot_bytes + kSlots * plan.slot_bytes, .pinned = kRingBytes}}};
+}
+
+std::string describe(Streamer& streamer) {
+  const Plan& plan = streamer.plan();
+  return fmt::format("{}, {} slots of {}, ring {}", describe(streamer.storage_path()), plan.slots,
+                     format_bytes(plan.slot_bytes), format_bytes(plan.ring.bytes()));
+}
+
+/// A pass that ends with nothing staged beyond it, so that the next one starts from nothing.
+void walk(Streamer& streamer) {
+  for (const Lease& layer : streamer.pass({.last = true})) benchmark::DoNotOptimize(layer.slot());
+}
+
+/// Seconds of such a pass; throws Error kInternal unless it read each of its bytes once.
+double time_walk(Streamer& streamer) {
+  const double seconds = seconds_of([&] { walk(streamer); });
+  const PassStats pass = streamer.stats().last_pass;
+  const std::uint64_t expected_bytes = streamer.plan().disk_bytes;
+  if (pass.bytes.disk != expected_bytes || pass.unused_bytes != 0) {
+    throw Error(Errc::kInternal, "the pass did not read each of its bytes once",
+                {.expected_bytes = expected_bytes, .actual_bytes = pass.bytes.disk + pass.unused_bytes});
+  }
+  return seconds;
+}
+
+void measure_pass(benchmark::State& state, const BenchCheckpoint& checkpoint, const Case& how,
+                  const RawReading& ceiling) {
+  const std::string& file = checkpoint.file();
+  if (!how.cold) make_warm(file);
+  Streamer streamer = make_streamer(checkpoint, how);
+  const ByteRange range = range_of(streamer.table());
+  RawReader raw(file, ceiling);
+  walk(streamer);  // takes the layers that were staged while nobody measured
+  const auto prepare = [&] { how.cold ? make_cold(file) : check_warm(file); };
+  compare(
+      state, range.bytes(),
+      [&] {
+        prepare();
+        const double seconds = time_walk(streamer);
+        if (how.cold) check_cold(file);
+        return seconds;
+      },
+      [&] {
+        prepare();
+        return raw.read(range);
+      });
+  state.SetLabel(fmt::format("{}{}; ceiling {}", describe(streamer),
+                             how.cold ? ", no page cached afterwards" : "", describe(ceiling)));
+}
+
+/// From the streamer's construction, which makes all memory, to the first layer's lease.
+void measure_first_layer(benchmark::State& state, const BenchCheckpoint& checkpoint, const Case& how,
+                         const RawReading& ceiling) {
+  const std::string& file = checkpoint.file();
+  const ByteRange range = range_of(checkpoint.layers({}).layers.front());
+  RawReader raw(file, ceiling);
+  std::string label;
+  std::vector<double> construction;
+  compare(
+      state, range.bytes(),
+      [&] {
+        make_cold(file);
+        std::optional<Streamer> streamer;
+        const double constructed = seconds_of([&] { streamer.emplace(make_streamer(checkpoint, how)); });
+        const double acquired = seconds_of([&] { streamer->acquire(0); });
+        construction.push_back(constructed);
+        label = describe(*streamer);
+        return constructed + acquired;
+      },
+      [&] {
+        make_cold(file);
+        return raw.read(range);
+      });
+  state.counters["construction_ms"] = quantile(construction, 0.5) * 1e3;
+  state.SetLabel(label + "; ceiling " + describe(ceiling));
+}
+
+void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
+  const ByteRange range = range_of(checkpoint.layers({}));
+  make_warm(checkpoint.file());
+  const RawCeiling cached = find_cached_ceiling(checkpoint.file(), range);
+  make_cold(checkpoint.file());
+  const RawCeiling direct = find_direct_ceiling(checkpoint.file(), range);
+  benchmark::AddCustomContext("raw readings, cold", direct.sweep);
+  benchmark::AddCustomContext("raw readings, warm", cached.sweep);
+  for (const Case& how : kCases) {
+    const RawReading ceiling = how.cold ? direct.best : cached.best;
+    program.add(fmt::format("pass/{}", how.name),
+                [&, ceiling](benchmark::State& state) { measure_pass(state, checkpoint, how, ceiling); });
+    if (!how.cold) continue;
+    program.add(fmt::format("first_layer/{}", how.name), [&, ceiling](benchmark::State& state) {
+      measure_first_layer(state, checkpoint, how, ceiling);
+    });
+  }
+}
+
+}  // namespace
+}  // namespace tierstream
+
+int main(int argc, char** argv) {
+  using namespace tierstream;
+  BenchProgram program("How close does a pass over a checkpoint come to the best raw reading of its bytes?");
+  const FileOptions options(program, std::uint64_t{2} << 30);
+  std::optional<BenchCheckpoint> checkpoint;
+  return program.run(argc, argv, [&] {
+    checkpoint.emplace(options, kLayers);
+    add_benchmarks(program, *checkpoint);
+  });
+}

@@ -1,0 +1,205 @@
+#include "bench/raw_reader.h"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <liburing.h>
+#include <tierstream/io/error.h>
+#include <tierstream/tiers/budget.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <exception>
+#include <thread>
+#include <utility>
+
+#include "bench/comparison.h"
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+constexpr int kTriesPerReading = 2;
+/// What direct I/O may ask of a read's length; a file's last read reaches past its end for it.
+constexpr std::uint64_t kLengthAlignment = 4096;
+
+constexpr std::uint64_t padded(std::uint64_t bytes) {
+  return (bytes + kLengthAlignment - 1) / kLengthAlignment * kLengthAlignment;
+}
+
+/// Owns a ring without any of the newer flags: they make no difference at reads of this size.
+class PlainRing {
+ public:
+  explicit PlainRing(unsigned entries) {
+    const int result = ::io_uring_queue_init(entries, &ring_, 0);
+    if (result < 0) {
+      throw Error(Errc::kBackendUnavailable, "io_uring_setup failed", {.backend = "raw io_uring"},
+                  {-result, std::generic_category()});
+    }
+  }
+  PlainRing(const PlainRing&) = delete;
+  PlainRing& operator=(const PlainRing&) = delete;
+  ~PlainRing() { ::io_uring_queue_exit(&ring_); }
+
+  io_uring* get() noexcept { return &ring_; }
+
+ private:
+  io_uring ring_{};
+};
+
+RawCeiling find_ceiling(const std::string& file, const ByteRange& range,
+                        std::span<const RawReading> readings) {
+  RawCeiling ceiling{.best = readings.front(), .sweep = {}};
+  double best_seconds = 0;
+  for (const RawReading& reading : readings) {
+    double seconds = 0;
+    std::string outcome;
+    try {
+      RawReader reader(file, reading);
+      for (int i = 0; i < kTriesPerReading; ++i) {
+        const double this_time = reader.read(range);
+        seconds = i == 0 ? this_time : std::min(seconds, this_time);
+      }
+      outcome = format_bytes(static_cast<std::uint64_t>(static_cast<double>(range.bytes()) / seconds)) + "/s";
+    } catch (const Error& error) {
+      if (error.errc() != Errc::kBackendUnavailable) throw;
+      outcome = "refused";
+    }
+    ceiling.sweep += fmt::format("{}{} {}", ceiling.sweep.empty() ? "" : ", ", describe(reading), outcome);
+    if (seconds > 0 && (best_seconds == 0 || seconds < best_seconds)) {
+      ceiling.best = reading;
+      best_seconds = seconds;
+    }
+  }
+  return ceiling;
+}
+
+}  // namespace
+
+std::string describe(const RawReading& reading) {
+  const std::string way = reading.way == RawReading::Way::kThreads
+                              ? fmt::format("{} threads", reading.parallel)
+                              : fmt::format("io_uring depth {}", reading.parallel);
+  return fmt::format("{} x {} MiB {}", way, reading.request_bytes / kMiB,
+                     reading.direct ? "direct" : "buffered");
+}
+
+RawReader::RawReader(std::string file, const RawReading& reading)
+    : file_(std::move(file)),
+      reading_(reading),
+      memory_(reading.parallel * reading.request_bytes),
+      descriptor_(::open(file_.c_str(), O_RDONLY | O_CLOEXEC | (reading.direct ? O_DIRECT : 0))) {
+  if (descriptor_ < 0) {
+    throw Error(Errc::kOpenFailed, reading.direct ? "cannot open for direct I/O" : "cannot open",
+                {.file = file_}, {errno, std::generic_category()});
+  }
+}
+
+RawReader::~RawReader() { ::close(descriptor_); }
+
+double RawReader::read(const ByteRange& range) {
+  return seconds_of(
+      [&] { reading_.way == RawReading::Way::kThreads ? read_by_threads(range) : read_by_io_uring(range); });
+}
+
+std::span<std::byte> RawReader::buffer(unsigned index) const {
+  return memory_.span().subspan(index * reading_.request_bytes, reading_.request_bytes);
+}
+
+void RawReader::check(std::int64_t result, std::uint64_t offset, std::uint64_t bytes) const {
+  if (result == static_cast<std::int64_t>(bytes)) return;
+  ErrorPlace place{.file = file_, .offset = offset, .expected_bytes = bytes};
+  if (result < 0) {
+    throw Error(Errc::kReadFailed, "read failed", place,
+                {static_cast<int>(-result), std::generic_category()});
+  }
+  place.actual_bytes = static_cast<std::uint64_t>(result);
+  throw Error(Errc::kReadFailed, "short read", place);
+}
+
+void RawReader::read_by_threads(const ByteRange& range) {
+  std::atomic<std::uint64_t> next = range.begin;
+  std::vector<std::exception_ptr> failures(reading_.parallel);
+  const auto work = [&](unsigned index) {
+    try {
+      for (;;) {
+        const std::uint64_t offset = next.fetch_add(reading_.request_bytes);
+        if (offset >= range.end) return;
+        const std::uint64_t bytes = std::min(reading_.request_bytes, range.end - offset);
+        const ssize_t result =
+            ::pread(descriptor_, buffer(index).data(), padded(bytes), static_cast<off_t>(offset));
+        check(result < 0 ? -errno : result, offset, bytes);
+      }
+    } catch (...) {
+      failures[index] = std::current_exception();
+    }
+  };
+  {
+    std::vector<std::jthread> threads;
+    for (unsigned i = 0; i < reading_.parallel; ++i) threads.emplace_back(work, i);
+  }
+  for (const std::exception_ptr& failure : failures) {
+    if (failure) std::rethrow_exception(failure);
+  }
+}
+
+void RawReader::read_by_io_uring(const ByteRange& range) {
+  struct InFlight {
+    std::uint64_t offset;
+    std::uint64_t bytes;
+  };
+  PlainRing ring(reading_.parallel);
+  std::vector<InFlight> in_flight(reading_.parallel);
+  std::uint64_t next = range.begin;
+  unsigned under_way = 0;
+  const auto start = [&](unsigned index) {
+    if (next >= range.end) return;
+    in_flight[index] = {next, std::min(reading_.request_bytes, range.end - next)};
+    io_uring_sqe* const entry = ::io_uring_get_sqe(ring.get());
+    ::io_uring_prep_read(entry, descriptor_, buffer(index).data(),
+                         static_cast<unsigned>(padded(in_flight[index].bytes)), next);
+    ::io_uring_sqe_set_data64(entry, index);
+    next += in_flight[index].bytes;
+    ++under_way;
+  };
+  for (unsigned i = 0; i < reading_.parallel; ++i) start(i);
+  while (under_way > 0) {
+    if (const int result = ::io_uring_submit_and_wait(ring.get(), 1); result < 0 && result != -EINTR) {
+      check(result, next, 0);
+    }
+    io_uring_cqe* entry = nullptr;
+    while (::io_uring_peek_cqe(ring.get(), &entry) == 0) {
+      const auto index = static_cast<unsigned>(entry->user_data);
+      check(entry->res, in_flight[index].offset, in_flight[index].bytes);
+      ::io_uring_cqe_seen(ring.get(), entry);
+      --under_way;
+      start(index);
+    }
+  }
+}
+
+RawCeiling find_direct_ceiling(const std::string& file, const ByteRange& range) {
+  using Way = RawReading::Way;
+  constexpr std::array kReadings = {
+      RawReading{Way::kThreads, true, 1, 4 * kMiB},  RawReading{Way::kThreads, true, 4, 1 * kMiB},
+      RawReading{Way::kThreads, true, 4, 4 * kMiB},  RawReading{Way::kThreads, true, 8, 1 * kMiB},
+      RawReading{Way::kThreads, true, 8, 4 * kMiB},  RawReading{Way::kIoUring, true, 8, 4 * kMiB},
+      RawReading{Way::kIoUring, true, 32, 1 * kMiB}, RawReading{Way::kIoUring, true, 64, 1 * kMiB},
+  };
+  return find_ceiling(file, range, kReadings);
+}
+
+RawCeiling find_cached_ceiling(const std::string& file, const ByteRange& range) {
+  using Way = RawReading::Way;
+  constexpr std::array kReadings = {
+      RawReading{Way::kThreads, false, 1, 1 * kMiB},
+      RawReading{Way::kThreads, false, 2, 1 * kMiB},
+      RawReading{Way::kThreads, false, 4, 1 * kMiB},
+      RawReading{Way::kThreads, false, 8, 1 * kMiB},
+  };
+  return find_ceiling(file, range, kReadings);
+}
+
+}  // namespace tierstream

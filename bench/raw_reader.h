@@ -1,0 +1,68 @@
+#pragma once
+
+#include <tierstream/tiers/host_memory.h>
+
+#include <cstdint>
+#include <span>
+#include <string>
+#include <vector>
+
+namespace tierstream {
+
+/// One way to read a file as fast as the system lets: the plain calls, nothing of tierstream's storage.
+struct RawReading {
+  enum class Way : std::uint8_t { kThreads, kIoUring };
+  Way way;
+  bool direct;
+  unsigned parallel;  ///< threads, or reads in flight of the one ring
+  std::uint64_t request_bytes;
+};
+
+std::string describe(const RawReading& reading);
+
+struct ByteRange {
+  std::uint64_t begin;  ///< a multiple of 4096
+  std::uint64_t end;    ///< a multiple of 4096, or the file's end
+  std::uint64_t bytes() const { return end - begin; }
+};
+
+/// Reads ranges of one file and says how long that took: the ceiling that benches compare with.
+///
+/// Threads: one at a time; threads of its own live during `read` only.
+/// Errors: Error kOpenFailed, kBackendUnavailable (io_uring is refused), kReadFailed (also for short reads).
+class RawReader {
+ public:
+  RawReader(std::string file, const RawReading& reading);
+  RawReader(const RawReader&) = delete;
+  RawReader& operator=(const RawReader&) = delete;
+  ~RawReader();
+
+  const RawReading& reading() const noexcept { return reading_; }
+
+  /// Seconds.
+  double read(const ByteRange& range);
+
+ private:
+  void read_by_threads(const ByteRange& range);
+  void read_by_io_uring(const ByteRange& range);
+  std::span<std::byte> buffer(unsigned index) const;
+  /// Throws unless `result` is the whole of a read of `bytes`.
+  void check(std::int64_t result, std::uint64_t offset, std::uint64_t bytes) const;
+
+  std::string file_;
+  RawReading reading_;
+  HostMemory memory_;  ///< `parallel` buffers
+  int descriptor_;
+};
+
+/// The fastest of several readings of a range, found by trying each of them.
+struct RawCeiling {
+  RawReading best;
+  std::string sweep;  ///< each reading with its rate, for people
+};
+/// Of the direct readings, on a cold file.
+RawCeiling find_direct_ceiling(const std::string& file, const ByteRange& range);
+/// Of the readings through the page cache, on a warm file.
+RawCeiling find_cached_ceiling(const std::string& file, const ByteRange& range);
+
+}  // namespace tierstream
