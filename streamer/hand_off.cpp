@@ -48,7 +48,7 @@ bool HandOff::changed() {
   return std::exchange(loop_sleeps_, false);
 }
 
-// --- Callers -----------------------------------------------------------------------------------------------
+// --- Callers ---
 
 std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
   if (failed_for_good_) std::rethrow_exception(failed_for_good_);
@@ -223,8 +223,7 @@ void HandOff::fail_for_good(std::exception_ptr error) noexcept {
   published_.notify_all();
 }
 
-// --- The staging loop
-// ----------------------------------------------------------------------------------------
+// --- The staging loop ---
 
 void HandOff::charge(StallCause cause) {
   if (waiting_.empty()) return;

@@ -45,7 +45,7 @@ class HandOff {
   HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Clock& clock,
           std::function<void()> wake_loop);
 
-  // --- Callers -------------------------------------------------------------------------------------------
+  // --- Callers ---
 
   struct Grant {
     std::uint32_t slot;
@@ -77,7 +77,7 @@ class HandOff {
   /// Every later acquire throws `error`; waiting ones too. The first call counts.
   void fail_for_good(std::exception_ptr error) noexcept;
 
-  // --- The staging loop ----------------------------------------------------------------------------------
+  // --- The staging loop ---
 
   /// What the loop should know at the beginning of a round: fills `wanted` with the layers to stage, most
   /// urgent first, and charges the time since the last call to `cause` if someone waited. Returns whether

@@ -82,8 +82,7 @@ bool StagingLoop::drained() const {
          std::ranges::all_of(targets_, [](const Target& target) { return target.ready->done(); });
 }
 
-// --- Reads and copies that have ended
-// ------------------------------------------------------------------------
+// --- Reads and copies that have ended ---
 
 void StagingLoop::finish_reads() {
   // Counted before it is handled: a device error in between must not make it count twice.
@@ -146,8 +145,7 @@ void StagingLoop::finish_copies() {
   copying_.erase(copying_.begin(), done);
 }
 
-// --- Who gets which slot
-// -------------------------------------------------------------------------------------
+// --- Who gets which slot ---
 
 void StagingLoop::mark_wanted() {
   std::ranges::fill(is_wanted_, std::uint8_t{0});
@@ -252,8 +250,7 @@ void StagingLoop::settle(Target& target) {
   }
 }
 
-// --- Reads
-// ---------------------------------------------------------------------------------------------------
+// --- Reads ---
 
 /// Nearest use first, as far as storage takes requests and the ring has blocks.
 void StagingLoop::start_reads() {
@@ -313,8 +310,7 @@ bool StagingLoop::open_block(Target& target) {
   return true;
 }
 
-// --- Waiting
-// -------------------------------------------------------------------------------------------------
+// --- Waiting ---
 
 /// The earliest unfinished stage of the last bytes of the layer that is waited for most urgently.
 StallCause StagingLoop::cause_of_wait() const {

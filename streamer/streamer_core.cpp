@@ -91,8 +91,11 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   if (!options_.warn) options_.warn = warn_on_stderr;
   plan_ = make_plan(table_, options_.budget, {},
                     {.reads_land = device_->traits().reads_land, .request_bytes = options_.request_bytes});
+  const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
+  reads_land_ = lands(plan_.outside) || std::ranges::any_of(plan_.layers, lands);
   staging_ = std::make_unique<Staging>(*this, open_files(table_));
   register_memory();
+  populating_ = std::jthread([this](const std::stop_token& stop) { populate_slots(stop); });
   thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
 }
 
@@ -103,11 +106,10 @@ void StreamerCore::register_memory() {
   // A refusal is kept by the storage and shows in its path.
   StorageBackend& storage = *staging_->storage;
   if (plan_.ring.blocks != 0) storage.register_memory(staging_->ring.memory());
-  if (device_->traits().reads_land) {
+  if (!reads_land_) return;
+  if (options_.register_slots) {
     storage.register_memory(staging_->slots.memory());
-    if (!plan_.outside.landings.empty()) {
-      storage.register_memory({staging_->outside.data(), staging_->outside.bytes()});
-    }
+    storage.register_memory({staging_->outside.data(), staging_->outside.bytes()});
   }
 }
 
@@ -116,8 +118,18 @@ StreamerCore::Staging& StreamerCore::staging() const {
   return *staging_;
 }
 
-// --- The staging thread
-// --------------------------------------------------------------------------------------
+// --- The staging thread ---
+
+/// Beside the first reads, in the order in which slots are taken: finding and clearing the pages of a whole
+/// gpu budget before the first read would keep the first layer waiting.
+void StreamerCore::populate_slots(const std::stop_token& stop) noexcept {
+  constexpr std::size_t kStep = 32u << 20;
+  for (std::span<std::byte> rest = staging_->slots.memory(); !rest.empty() && !stop.stop_requested();) {
+    const std::size_t bytes = std::min(kStep, rest.size());
+    device_->populate(rest.first(bytes));
+    rest = rest.subspan(bytes);
+  }
+}
 
 void StreamerCore::run(const std::stop_token& stop) noexcept {
   const std::stop_callback wake(stop, [storage = staging_->storage.get()] { storage->wake(); });
@@ -160,7 +172,9 @@ void StreamerCore::leave_to_leak(std::string_view why) noexcept {
 
 void StreamerCore::stop() noexcept {
   if (!thread_.joinable()) return;
+  populating_.request_stop();
   thread_.request_stop();
+  populating_.join();
   thread_.join();
 }
 
@@ -171,12 +185,11 @@ void StreamerCore::close() {
   }
   stop();
   final_stats_ = stats();
-  storage_path();
+  final_path_ = storage_path();
   staging_.reset();
 }
 
-// --- Leases
-// --------------------------------------------------------------------------------------------------
+// --- Leases ---
 
 std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& options) {
   HandOff& hand_off = staging().hand_off;
@@ -223,8 +236,7 @@ TensorView StreamerCore::outside_tensor(std::string_view name, const AcquireOpti
   return tensor(layer_count(), place, index);
 }
 
-// --- Passes and statistics
-// -----------------------------------------------------------------------------------
+// --- Passes and statistics ---
 
 void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wraps, Stream stream) {
   HandOff& hand_off = staging().hand_off;
@@ -259,9 +271,16 @@ StreamerStats StreamerCore::stats() {
   return stats;
 }
 
-const StoragePath& StreamerCore::storage_path() {
-  if (staging_ && staging_->storage) storage_path_ = staging_->storage->path();
-  return storage_path_;
+StoragePath StreamerCore::storage_path() {
+  if (!staging_ || !staging_->storage) return final_path_;
+  StoragePath path = staging_->storage->path();
+  if (reads_land_ && !options_.register_slots) {
+    path.fallbacks.push_back({"registered slots",
+                              "register_slots is off: the first layer would wait for the first "
+                              "touch of them all"});
+    path.buffers_registered = false;
+  }
+  return path;
 }
 
 }  // namespace tierstream

@@ -49,7 +49,7 @@ class StreamerCore {
   void end_pass(Stream stream) noexcept;
 
   StreamerStats stats();
-  const StoragePath& storage_path();
+  StoragePath storage_path();
   const std::string& registration_refusal() const noexcept { return registration_refusal_; }
 
   /// Ends the staging thread; nothing is staged any more. Idempotent.
@@ -75,6 +75,7 @@ class StreamerCore {
 
   Staging& staging() const;
   void register_memory();
+  void populate_slots(const std::stop_token& stop) noexcept;
   void run(const std::stop_token& stop) noexcept;
   void drain() noexcept;
   void leave_to_leak(std::string_view why) noexcept;
@@ -89,14 +90,16 @@ class StreamerCore {
   Plan plan_;
   std::unique_ptr<Staging> staging_;  // null once closed
   std::string registration_refusal_;
-  StoragePath storage_path_;
+  bool reads_land_ = false;  // some of them
+  StoragePath final_path_;   // once closed
 
   std::mutex stats_mutex_;  // guards the rest
   PassTimer timer_;
   PassStats last_pass_;
   StreamerStats final_stats_;  // once closed
 
-  std::jthread thread_;  // last: ends before what it uses
+  std::jthread populating_;  // last: the threads end before what they use
+  std::jthread thread_;
 };
 
 }  // namespace tierstream

@@ -143,7 +143,12 @@ class CpuDevice final : public Device {
 
   const DeviceTraits& traits() const override { return traits_; }
 
-  DeviceMemory allocate(std::size_t bytes) override { return {*this, HostMemory(bytes).release(), bytes}; }
+  /// Untouched: the first layer need not wait until the last slot has its pages.
+  DeviceMemory allocate(std::size_t bytes) override {
+    return {*this, HostMemory(bytes, HostMemory::FirstTouch::kLater).release(), bytes};
+  }
+
+  void populate(std::span<std::byte> memory) noexcept override { HostMemory::populate(memory); }
 
   HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
     return {*this, memory};

@@ -54,7 +54,8 @@ void touch(std::byte* data, std::size_t bytes) {
 
 }  // namespace
 
-HostMemory::HostMemory(std::size_t bytes) : HostMemory() {  // whole from here on: a throw below unmaps
+HostMemory::HostMemory(std::size_t bytes, FirstTouch first_touch)
+    : HostMemory() {  // whole from here on: a throw below unmaps
   if (bytes == 0) return;
   if (bytes > PTRDIFF_MAX) throw out_of_memory(bytes, ENOMEM);  // what is added below must not wrap
   data_ = map_aligned(round_up(bytes, kPageBytes));
@@ -62,7 +63,7 @@ HostMemory::HostMemory(std::size_t bytes) : HostMemory() {  // whole from here o
   // Only whole huge pages, so that a small region costs no more than its own pages. A refusal costs speed
   // alone. Children of a fork keep the memory: a module's weights may lie in it.
   ::madvise(data_, bytes / kHugePageBytes * kHugePageBytes, MADV_HUGEPAGE);
-  touch(data_, bytes);
+  if (first_touch == FirstTouch::kNow) touch(data_, bytes);
 }
 
 HostMemory::HostMemory(HostMemory&& other) noexcept
@@ -83,6 +84,10 @@ HostMemory HostMemory::adopt(std::byte* data, std::size_t bytes) noexcept {
   memory.data_ = data;
   memory.bytes_ = bytes;
   return memory;
+}
+
+void HostMemory::populate(std::span<std::byte> memory) noexcept {
+  ::madvise(memory.data(), memory.size(), MADV_POPULATE_WRITE);
 }
 
 std::byte* HostMemory::release() noexcept {

@@ -128,7 +128,9 @@ RunReport run(const RunArguments& arguments, const std::stop_token& stop) {
   std::optional<TensorVerifier> verifier;
   if (arguments.verify) verifier.emplace(seed_of(checkpoint, arguments), *device, checkpoint.files());
 
-  Streamer streamer(checkpoint.layers(report.layers), {.device = device, .budget = report.budget});
+  Streamer streamer(
+      checkpoint.layers(report.layers),
+      {.device = device, .budget = report.budget, .register_slots = is_required(arguments, "registered")});
   report.ring_refusal = streamer.registration_refusal();
   if (!report.ring_refusal.empty() && is_required(arguments, "registered")) {
     throw Error(Errc::kRequirementNotMet, "the ring is not registered: " + report.ring_refusal);

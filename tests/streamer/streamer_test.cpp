@@ -216,8 +216,7 @@ TEST_P(StreamerTest, WeightsInMemoryNeedNoStorage) {
   EXPECT_EQ(streamer.stats().last_pass.bytes.disk, 0u);
 }
 
-// --- Storage that misbehaves
-// ---------------------------------------------------------------------------------
+// --- Storage that misbehaves ---
 
 /// A file in memory behind a gate: reads wait until it is opened, and fail in a range.
 struct Gate {

@@ -72,8 +72,7 @@ class World {
   bool chance(int percent) { return below(100) < static_cast<std::uint64_t>(percent); }
   std::uint32_t layers() const { return static_cast<std::uint32_t>(table_.layers.size()); }
 
-  // --- The model and the machine
-  // -----------------------------------------------------------------------------
+  // --- The model and the machine ---
 
   void make_model() {
     auto files = std::make_shared<MemoryFiles>();
@@ -171,8 +170,7 @@ class World {
     return make_plan(table_, plenty, {}, options).minimum;
   }
 
-  // --- What callers do
-  // ---------------------------------------------------------------------------------------
+  // --- What callers do ---
 
   bool anyone_busy() const {
     return std::ranges::any_of(callers_, [](const Caller& c) { return c.waits_for || !c.holds.empty(); });
@@ -278,8 +276,7 @@ class World {
     hand_off_->release(held.slot, held.streams);
   }
 
-  // --- What must hold
-  // ----------------------------------------------------------------------------------------
+  // --- What must hold ---
 
   void check_bytes(std::uint32_t layer_index, std::uint32_t slot) {
     if (loop_failed_) return;  // the device has failed: what is on it is lost

@@ -1,13 +1,13 @@
 #pragma once
 
+#include <tierstream/io/layer_table.h>
+#include <tierstream/tiers/device.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string_view>
-
-#include <tierstream/io/layer_table.h>
-#include <tierstream/tiers/device.h>
 
 namespace tierstream {
 
@@ -21,10 +21,10 @@ struct TensorView {
 
 /// A layer that is ready on a stream, and stays in its slot until the lease ends.
 ///
-/// Work queued on the stream given to `acquire` after the acquire sees the layer's bytes. When the lease ends,
-/// its slot is rewritten only after all work queued so far on that stream - and on the one given to `release` -
-/// is done. Move-only; may outlive the Streamer, whose memory then stays until the last lease ends.
-/// Threads: one at a time; leases of different layers are independent.
+/// Work queued on the stream given to `acquire` after the acquire sees the layer's bytes. When the lease
+/// ends, its slot is rewritten only after all work queued so far on that stream - and on the one given to
+/// `release` - is done. Move-only; may outlive the Streamer, whose memory then stays until the last lease
+/// ends. Threads: one at a time; leases of different layers are independent.
 class Lease {
  public:
   Lease(Lease&& other) noexcept = default;
@@ -35,8 +35,8 @@ class Lease {
   const Layer& layer() const noexcept;
   std::uint32_t slot() const noexcept { return slot_; }
 
-  std::size_t size() const noexcept;                ///< number of tensors
-  TensorView tensor(std::size_t index) const;       ///< in the order of `layer().tensors`
+  std::size_t size() const noexcept;           ///< number of tensors
+  TensorView tensor(std::size_t index) const;  ///< in the order of `layer().tensors`
   /// Throws Error kTensorMissing, listing the layer's tensors.
   TensorView operator[](std::string_view name) const;
 

@@ -31,9 +31,9 @@ struct StallSeconds {
 };
 
 struct PassStats {
-  std::uint64_t layers = 0;  ///< leases given
-  double seconds = 0;        ///< from the pass's begin to its end on the caller's stream
-  TierBytes bytes;           ///< of the layers used in this pass, whenever they were moved
+  std::uint64_t layers = 0;        ///< leases given
+  double seconds = 0;              ///< from the pass's begin to its end on the caller's stream
+  TierBytes bytes;                 ///< of the layers used in this pass, whenever they were moved
   std::uint64_t unused_bytes = 0;  ///< moved for layers that were passed over and reclaimed
   StallSeconds stall;
 };
@@ -41,12 +41,12 @@ struct PassStats {
 struct StreamerStats {
   std::uint64_t passes = 0;  ///< ended
   PassStats last_pass;
-  PassStats total;           ///< all passes and single acquires; seconds of passes only
+  PassStats total;  ///< all passes and single acquires; seconds of passes only
   struct Peak {
     std::uint64_t gpu = 0;
     std::uint64_t pinned = 0;
     std::uint64_t page_cache = 0;
-  } peak_bytes;              ///< held at most at one time, per tier
+  } peak_bytes;  ///< held at most at one time, per tier
 };
 
 }  // namespace tierstream

@@ -1,5 +1,12 @@
 #pragma once
 
+#include <tierstream/io/layer_table.h>
+#include <tierstream/streamer/lease.h>
+#include <tierstream/streamer/stats.h>
+#include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/plan.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -11,36 +18,34 @@
 #include <string_view>
 #include <vector>
 
-#include <tierstream/io/layer_table.h>
-#include <tierstream/streamer/lease.h>
-#include <tierstream/streamer/stats.h>
-#include <tierstream/tiers/budget.h>
-#include <tierstream/tiers/device.h>
-#include <tierstream/tiers/plan.h>
-
 namespace tierstream {
 
 struct StreamerOptions {
   std::shared_ptr<Device> device = {};  ///< null: the CPU device; shared with other streamers and the caller
   Budget budget = {};
   std::uint64_t request_bytes = 1u << 20;  ///< one read: below the sizes where retries and tails get coarse
-  /// Each layer always in the slot `layer mod slots`, so that addresses can be captured in graphs. Where slots
-  /// do not divide the layers, one load a pass does not overlap.
+  /// Each layer always in the slot `layer mod slots`, so that addresses can be captured in graphs. Where
+  /// slots do not divide the layers, one load a pass does not overlap.
   bool stable_slots = false;
+  /// Registers the slots with the storage where reads land in them. Off: it takes the first touch of the
+  /// whole gpu budget (0.2 s a GiB) before the first read, and reads of 1 MiB gain nothing that can be
+  /// measured.
+  bool register_slots = false;
   /// Called with one line when something is left to leak at the end (memory that a hung read may still write
   /// to). Empty: standard error.
   std::function<void(std::string_view)> warn = {};
 };
 
 struct AcquireOptions {
-  Stream stream = {};  ///< the caller's current stream: it waits for the layer, and fences it at the lease's end
+  Stream stream =
+      {};  ///< the caller's current stream: it waits for the layer, and fences it at the lease's end
   std::stop_token stop = {};
   std::optional<std::chrono::steady_clock::time_point> deadline = {};
 };
 
 struct PassOptions {
   std::vector<std::uint32_t> schedule = {};  ///< layers in order of use, repeats allowed; empty: 0..L-1
-  bool last = false;                    ///< no pass follows: nothing is staged beyond the end of this one
+  bool last = false;  ///< no pass follows: nothing is staged beyond the end of this one
   Stream stream = {};
   std::stop_token stop = {};
 };
@@ -49,16 +54,17 @@ class Pass;
 
 /// Stages the layers of a table ahead of their use, within the budgets.
 ///
-///   Streamer streamer(checkpoint.layers("model.layers"), {.budget = Budget::parse("gpu=2GiB,pinned=64MiB")});
-///   for (Lease layer : streamer.pass()) use(layer["mlp.up_proj.weight"]);
+///   Streamer streamer(checkpoint.layers("model.layers"), {.budget =
+///   Budget::parse("gpu=2GiB,pinned=64MiB")}); for (Lease layer : streamer.pass())
+///   use(layer["mlp.up_proj.weight"]);
 ///
 /// One staging thread owns all streaming state; it starts with the constructor and begins at once with the
 /// tensors outside the layers and the first layers.
 /// Threads: all members may be called from any thread, except that passes are not nested or concurrent and
 /// `close` and the destructor are called once nobody is in another member.
-/// Errors: the constructor throws Error (budget too small, file changed, ...) before it holds anything. A read
-/// or copy that failed surfaces at the `acquire` of the layer it hit, naming file, tensor and offset; the next
-/// acquire tries again. After a device error every acquire throws that first error.
+/// Errors: the constructor throws Error (budget too small, file changed, ...) before it holds anything. A
+/// read or copy that failed surfaces at the `acquire` of the layer it hit, naming file, tensor and offset;
+/// the next acquire tries again. After a device error every acquire throws that first error.
 class Streamer {
  public:
   Streamer(LayerTable table, StreamerOptions options);
@@ -71,9 +77,9 @@ class Streamer {
   const Plan& plan() const noexcept;
   Device& device() const noexcept;
 
-  /// Waits until the layer's copies are queued and makes `options.stream` wait for them. Any order; one off the
-  /// schedule re-anchors the look-ahead. A layer leased already is shared.
-  /// Throws Error kTooManyLeases when every slot is leased to other layers, kCancelled, kTimedOut, kClosed.
+  /// Waits until the layer's copies are queued and makes `options.stream` wait for them. Any order; one off
+  /// the schedule re-anchors the look-ahead. A layer leased already is shared. Throws Error kTooManyLeases
+  /// when every slot is leased to other layers, kCancelled, kTimedOut, kClosed.
   Lease acquire(std::size_t layer, const AcquireOptions& options = {});
 
   /// A walk over the layers. It wraps: its last layers are used while the first ones of the next pass arrive.

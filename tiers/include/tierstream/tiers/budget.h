@@ -19,8 +19,8 @@ struct Budget {
   static Budget parse(std::string_view text);
 };
 
-/// Parses "4096", "64KiB", "1.5GiB", "2GB" (units B, KiB, MiB, GiB, TiB, KB, MB, GB, TB; case does not matter).
-/// Throws Error kInvalidBudget.
+/// Parses "4096", "64KiB", "1.5GiB", "2GB" (units B, KiB, MiB, GiB, TiB, KB, MB, GB, TB; case does not
+/// matter). Throws Error kInvalidBudget.
 std::uint64_t parse_bytes(std::string_view text);
 
 /// For people: "1.50 GiB", "64.0 MiB", "512 B".

@@ -1,8 +1,8 @@
 #pragma once
 
-#include <memory>
-
 #include <tierstream/tiers/device.h>
+
+#include <memory>
 
 namespace tierstream {
 

@@ -84,8 +84,8 @@ class HostRegistration {
 };
 
 struct DeviceTraits {
-  std::string name;         ///< "cpu", "cuda:0"
-  bool reads_land = false;  ///< storage may read straight into device memory
+  std::string name;                    ///< "cpu", "cuda:0"
+  bool reads_land = false;             ///< storage may read straight into device memory
   std::size_t memory_alignment = 256;  ///< of `allocate`; bytes
 };
 
@@ -101,8 +101,12 @@ class Device {
 
   virtual DeviceMemory allocate(std::size_t bytes) = 0;
 
-  /// Registers host memory so that copies from it run at the link's speed. Refused: an empty registration, and
-  /// `refusal` says why.
+  /// Gives memory of `allocate` its pages, where the device would do so only at the first write; contents
+  /// stay. May run beside copies and reads into it.
+  virtual void populate(std::span<std::byte>) noexcept {}
+
+  /// Registers host memory so that copies from it run at the link's speed. Refused: an empty registration,
+  /// and `refusal` says why.
   virtual HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) = 0;
 
   virtual std::unique_ptr<Event> make_event() = 0;

@@ -1,11 +1,11 @@
 #pragma once
 
+#include <tierstream/io/layer_table.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <span>
 #include <vector>
-
-#include <tierstream/io/layer_table.h>
 
 namespace tierstream {
 
@@ -54,7 +54,8 @@ struct LayoutRules {
   std::uint64_t block_bytes = 8u << 20;    ///< of the ring; a multiple of `request_bytes`
   std::uint64_t request_bytes = 1u << 20;  ///< one read; a multiple of every file's alignment
   bool reads_land = false;                 ///< the device takes reads in its slots
-  std::uint64_t merge_gap_bytes = 64u << 10;  ///< a gap up to this is read and dropped: cheaper than a request
+  std::uint64_t merge_gap_bytes = 64u
+                                  << 10;  ///< a gap up to this is read and dropped: cheaper than a request
 };
 
 /// Tensors that are copied start at multiples of 256 bytes (what kernels may assume of an allocation) ...
@@ -66,6 +67,7 @@ inline constexpr std::uint64_t kSlotAlignment = 4096;
 
 /// Lays `layer` out in a slot. Tensors that are neighbours in the file and keep their alignment travel as one
 /// copy; tensors of the same bytes share them. Pure.
-LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules);
+LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files,
+                              const LayoutRules& rules);
 
 }  // namespace tierstream

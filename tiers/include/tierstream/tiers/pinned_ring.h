@@ -1,15 +1,15 @@
 #pragma once
 
+#include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/host_memory.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <optional>
 #include <span>
 #include <string>
 #include <vector>
-
-#include <tierstream/tiers/budget.h>
-#include <tierstream/tiers/device.h>
-#include <tierstream/tiers/host_memory.h>
 
 namespace tierstream {
 

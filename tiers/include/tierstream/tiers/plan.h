@@ -1,14 +1,14 @@
 #pragma once
 
-#include <cstdint>
-#include <string>
-#include <vector>
-
 #include <tierstream/io/layer_table.h>
 #include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/device.h>
 #include <tierstream/tiers/layer_layout.h>
 #include <tierstream/tiers/pinned_ring.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
 
 namespace tierstream {
 
@@ -19,9 +19,9 @@ struct LinkRates {
 };
 
 struct PlanOptions {
-  bool reads_land = false;                  ///< DeviceTraits::reads_land
-  std::uint64_t request_bytes = 1u << 20;   ///< one read
-  std::uint64_t max_block_bytes = 8u << 20; ///< at 8 MiB a copy runs at 0.95 of the link
+  bool reads_land = false;                    ///< DeviceTraits::reads_land
+  std::uint64_t request_bytes = 1u << 20;     ///< one read
+  std::uint64_t max_block_bytes = 8u << 20;   ///< at 8 MiB a copy runs at 0.95 of the link
   std::uint64_t max_ring_bytes = 256u << 20;  ///< more does not make a pass faster
 };
 
@@ -33,8 +33,8 @@ struct Plan {
   std::vector<LayerLayout> layers;
   LayerLayout outside;  ///< tensors that stay on the device, in one piece of memory
 
-  Budget minimum;       ///< the least that works
-  Budget used;          ///< what this plan reserves
+  Budget minimum;  ///< the least that works
+  Budget used;     ///< what this plan reserves
 
   std::uint64_t disk_bytes = 0;    ///< a pass reads from storage, alignment included
   std::uint64_t copied_bytes = 0;  ///< a pass copies to the device

@@ -1,5 +1,8 @@
 #pragma once
 
+#include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/device.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -7,18 +10,15 @@
 #include <span>
 #include <vector>
 
-#include <tierstream/tiers/budget.h>
-#include <tierstream/tiers/device.h>
-
 namespace tierstream {
 
-/// Device memory cut into equal slots at stable addresses. Each slot holds the streamed part of one layer while
-/// the layer is in use.
+/// Device memory cut into equal slots at stable addresses. Each slot holds the streamed part of one layer
+/// while the layer is in use.
 ///
 /// A slot given back is handed out again only after its fences: the points, one per stream, up to which work
 /// queued by then may still read it.
-/// Outlives its slots. Threads: one at a time; `fence` may be called by another thread than `try_take`, if the
-/// callers order the two.
+/// Outlives its slots. Threads: one at a time; `fence` may be called by another thread than `try_take`, if
+/// the callers order the two.
 class SlotArena {
  public:
   SlotArena(Device& device, TierBudget& budget, std::uint64_t slot_bytes, std::uint32_t slots);
@@ -45,7 +45,8 @@ class SlotArena {
   /// The same, of one slot only.
   std::optional<Slot> try_take(std::uint32_t index);
 
-  /// Slot `index`, in use now, is not to be handed out again before all work queued on `stream` so far is done.
+  /// Slot `index`, in use now, is not to be handed out again before all work queued on `stream` so far is
+  /// done.
   void fence(std::uint32_t index, Stream stream);
 
   std::uint32_t slots() const noexcept { return static_cast<std::uint32_t>(states_.size()); }
