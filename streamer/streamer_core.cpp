@@ -15,9 +15,6 @@
 namespace tierstream {
 namespace {
 
-/// How long the end waits for reads and copies under way before it leaves their memory to leak.
-constexpr std::chrono::seconds kDrainTime{10};
-
 /// Opens the table's files in their order and refuses those that changed since the table was made.
 std::unique_ptr<StorageBackend> open_files(const LayerTable& table) {
   if (table.files.empty())
@@ -144,7 +141,7 @@ void StreamerCore::run(const std::stop_token& stop) noexcept {
 
 void StreamerCore::drain() noexcept {
   try {
-    const auto deadline = clock_.now() + kDrainTime;
+    const auto deadline = clock_.now() + options_.end_timeout;
     staging_->loop.stop();
     while (!staging_->loop.drained()) {
       if (clock_.now() > deadline) return leave_to_leak("a read or copy did not end");

@@ -43,8 +43,7 @@ class AllocationTest : public ::testing::TestWithParam<bool> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(, AllocationTest, ::testing::Bool(),
-                         name_of_mode);
+INSTANTIATE_TEST_SUITE_P(, AllocationTest, ::testing::Bool(), name_of_mode);
 
 TEST_P(AllocationTest, TheCounterCounts) {
   const std::uint64_t before = allocations;

@@ -33,15 +33,18 @@ Lies lying_device(bool DeviceLies::*lie) {
 TEST(Simulation, FindsNothingWhenNobodyLies) { EXPECT_EQ(what_is_noticed({}), ""); }
 
 TEST(Simulation, NoticesACompletionBeforeItsBytes) {
-  EXPECT_NE(what_is_noticed({.device = {}, .storage_completes_early = true}).find("wrong bytes"), std::string::npos);
+  EXPECT_NE(what_is_noticed({.device = {}, .storage_completes_early = true}).find("wrong bytes"),
+            std::string::npos);
 }
 
 TEST(Simulation, NoticesABlockReusedBeforeItsCopyIsDone) {
-  EXPECT_NE(what_is_noticed(lying_device(&DeviceLies::copies_done_early)).find("wrong bytes"), std::string::npos);
+  EXPECT_NE(what_is_noticed(lying_device(&DeviceLies::copies_done_early)).find("wrong bytes"),
+            std::string::npos);
 }
 
 TEST(Simulation, NoticesASlotRewrittenBeforeComputeIsDone) {
-  EXPECT_NE(what_is_noticed(lying_device(&DeviceLies::fences_done_early)).find("wrong bytes"), std::string::npos);
+  EXPECT_NE(what_is_noticed(lying_device(&DeviceLies::fences_done_early)).find("wrong bytes"),
+            std::string::npos);
 }
 
 TEST(Simulation, NoticesComputeThatDoesNotWaitForItsCopies) {

@@ -38,8 +38,7 @@ class StreamerTest : public ::testing::TestWithParam<bool> {
   }
 };
 
-INSTANTIATE_TEST_SUITE_P(, StreamerTest, ::testing::Bool(),
-                         name_of_mode);
+INSTANTIATE_TEST_SUITE_P(, StreamerTest, ::testing::Bool(), name_of_mode);
 
 TEST_P(StreamerTest, DeliversEveryByteAtEveryNumberOfSlots) {
   for (const SmallModel& model : models()) {
@@ -221,6 +220,7 @@ TEST_P(StreamerTest, WeightsInMemoryNeedNoStorage) {
 /// A file in memory behind a gate: reads wait until it is opened, and fail in a range.
 struct Gate {
   std::atomic<bool> open = true;
+  std::atomic<bool> arrived = false;  ///< a read has
   std::atomic<std::uint64_t> fail_from = 0;
   std::atomic<std::uint64_t> fail_to = 0;
 
@@ -237,8 +237,12 @@ class GatedStorage final : public BlockingStorage {
         version_(model.table.files[0].info.version),
         gate_(std::move(gate)) {}
 
-  FileInfo open(FileId, const std::string&) override { return {.bytes = content_.size(), .version = version_}; }
+  FileInfo open(FileId, const std::string&) override {
+    return {.bytes = content_.size(), .version = version_};
+  }
   std::int64_t read(FileId, std::uint64_t offset, std::span<std::byte> destination) noexcept override {
+    gate_->arrived = true;
+    gate_->arrived.notify_all();
     gate_->open.wait(false);
     if (offset < gate_->fail_to && gate_->fail_from < offset + destination.size()) return -EIO;
     const std::size_t bytes = std::min(destination.size(), content_.size() - offset);
@@ -270,8 +274,7 @@ class GatedTest : public StreamerTest {
   std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
 };
 
-INSTANTIATE_TEST_SUITE_P(, GatedTest, ::testing::Bool(),
-                         name_of_mode);
+INSTANTIATE_TEST_SUITE_P(, GatedTest, ::testing::Bool(), name_of_mode);
 
 TEST_P(GatedTest, AReadErrorSurfacesAtTheAcquireOfItsLayerAndTheNextAcquireTriesAgain) {
   const auto& bad = std::get<FileExtent>(model_.table.layers[2].tensors[1].source);
@@ -302,6 +305,20 @@ TEST_P(GatedTest, AWaitEndsAtItsDeadlineOrWhenItIsStopped) {
   });
   gate_->open_up();
   EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(1)));
+}
+
+TEST_P(GatedTest, AReadThatNeverEndsKeepsItsMemoryAndTheEndSaysSo) {
+  gate_->open = false;
+  std::string warning;
+  {
+    Streamer streamer(model_.table, {.device = device(),
+                                     .budget = model_.budget(2),
+                                     .end_timeout = std::chrono::milliseconds{0},
+                                     .warn = [&](std::string_view line) { warning = line; }});
+    gate_->arrived.wait(false);
+  }
+  EXPECT_THAT(warning, HasSubstr("left to leak"));
+  gate_->open_up();  // the reads go on, into memory that is still there
 }
 
 TEST_P(GatedTest, AFileThatChangedSinceTheTableWasMadeIsRefused) {

@@ -19,8 +19,7 @@ namespace {
 
 class StreamerThreadsTest : public ::testing::TestWithParam<bool> {};
 
-INSTANTIATE_TEST_SUITE_P(, StreamerThreadsTest, ::testing::Bool(),
-                         name_of_mode);
+INSTANTIATE_TEST_SUITE_P(, StreamerThreadsTest, ::testing::Bool(), name_of_mode);
 
 TEST_P(StreamerThreadsTest, ManyThreadsLeaseInAnyOrderAndSeeTheRightBytes) {
   const SmallModel model(8, 64 * 100);

@@ -31,6 +31,8 @@ struct StreamerOptions {
   /// whole gpu budget (0.2 s a GiB) before the first read, and reads of 1 MiB gain nothing that can be
   /// measured.
   bool register_slots = false;
+  /// How long the end waits for reads and copies under way before it leaves their memory to leak.
+  std::chrono::milliseconds end_timeout{10'000};
   /// Called with one line when something is left to leak at the end (memory that a hung read may still write
   /// to). Empty: standard error.
   std::function<void(std::string_view)> warn = {};
