@@ -15,6 +15,12 @@ std::string join_nonzero(std::initializer_list<std::pair<const char*, std::uint6
   return text.empty() ? "nothing" : text;
 }
 
+/// Passes over layers that are all there take microseconds.
+std::string format_seconds(double seconds) {
+  return seconds > 0 && seconds < 0.0005 ? fmt::format("{:.0f} us", seconds * 1e6)
+                                         : fmt::format("{:.3f} s", seconds);
+}
+
 std::string join_stalls(const StallSeconds& stall) {
   std::string text;
   for (const auto& [name, seconds] : {std::pair{"disk", stall.disk}, std::pair{"ring", stall.ring},
@@ -43,13 +49,14 @@ std::string describe_path(const RunReport& report) {
 std::string describe_pass(std::size_t number, const PassStats& pass) {
   const TierBytes& bytes = pass.bytes;
   const auto moved = static_cast<double>(bytes.disk + bytes.page_cache + bytes.pinned);
-  return fmt::format("pass {:<3}{:.3f} s, {:.2f} GB/s: {}\n        stalled {:.3f} s{}\n", number,
-                     pass.seconds, pass.seconds > 0 ? moved / pass.seconds / 1e9 : 0,
+  const std::string rate =
+      moved > 0 && pass.seconds > 0 ? fmt::format(", {:.2f} GB/s", moved / pass.seconds / 1e9) : "";
+  return fmt::format("pass {:<3}{}{}: {}\n        stalled {}{}\n", number, format_seconds(pass.seconds), rate,
                      join_nonzero({{"disk", bytes.disk},
                                    {"page_cache", bytes.page_cache},
                                    {"pinned", bytes.pinned},
                                    {"gpu", bytes.gpu}}),
-                     pass.stall.total(), join_stalls(pass.stall));
+                     format_seconds(pass.stall.total()), join_stalls(pass.stall));
 }
 
 std::string describe_end(const RunReport& report) {
