@@ -80,8 +80,8 @@ TEST_P(StreamedLayersTest, MoveEveryLayerInEveryPass) {
 }
 
 TEST_P(StreamedLayersTest, AllocateNothingInASteadyPass) {
-  start(2);
-  for (std::size_t pass = 0; pass < 2; ++pass) model_->forward(some_input(), *layers_);  // every slot seen
+  start(1);  // with more, it may take many passes until every layer has been in every slot
+  model_->forward(some_input(), *layers_);
 
   std::size_t first = 0;
   std::size_t last = 0;
