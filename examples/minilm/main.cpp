@@ -64,7 +64,7 @@ class Progress {
   void show() const {
     if (!terminal_) return;
     const std::size_t filled = kBarColumns * done_ / steps_;
-    fmt::print(stderr, "\r{:<24} [{:=<{}}{:<{}}] pass {} of {}\033[K", label_, "", filled, "",
+    fmt::print(stderr, "\r{:<25} [{:=<{}}{:<{}}] pass {} of {}\033[K", label_, "", filled, "",
                kBarColumns - filled, done_, steps_);
     std::fflush(stderr);
   }
