@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <vector>
 
 namespace tierstream {
 namespace {
@@ -10,6 +11,17 @@ namespace {
 double gib_per_second(std::uint64_t bytes, std::span<const double> seconds) {
   return static_cast<double>(bytes) / 0x1p30 / quantile(seconds, 0.5);
 }
+
+/// A subject and one ceiling, each time run one directly after the other.
+struct Pairs {
+  std::vector<double> ceiling_seconds;
+  std::vector<double> ratios;
+
+  void add(double subject_seconds, double seconds) {
+    ceiling_seconds.push_back(seconds);
+    ratios.push_back(seconds / subject_seconds);
+  }
+};
 
 }  // namespace
 
@@ -28,30 +40,30 @@ double seconds_of(const std::function<void()>& work) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
 }
 
-void compare(benchmark::State& state, std::uint64_t bytes, const std::function<double()>& subject,
-             const std::function<double()>& ceiling) {
-  std::vector<double> subjects;
-  std::vector<double> ceilings;
-  std::vector<double> ratios;
-  const auto add_pair = [&](double subject_seconds, double ceiling_seconds) {
-    subjects.push_back(subject_seconds);
-    ceilings.push_back(ceiling_seconds);
-    ratios.push_back(ceiling_seconds / subject_seconds);
-  };
+std::string compare(benchmark::State& state, std::uint64_t bytes, const std::function<double()>& subject,
+                    std::span<const Ceiling> ceilings) {
+  std::vector<double> subject_seconds;
+  std::vector<Pairs> pairs(ceilings.size());
+  std::size_t turn = 0;
   for ([[maybe_unused]] auto iteration : state) {
-    const double first = subject();
-    const double second = ceiling();
-    const double third = ceiling();
-    const double fourth = subject();
-    add_pair(first, second);
-    add_pair(fourth, third);
-    state.SetIterationTime((first + fourth) / 2);
+    const std::size_t first = turn++ % ceilings.size();
+    const std::size_t second = turn % ceilings.size();
+    const double subject_before = subject();
+    pairs[first].add(subject_before, ceilings[first].run());
+    const double second_seconds = ceilings[second].run();
+    const double subject_after = subject();
+    pairs[second].add(subject_after, second_seconds);
+    subject_seconds.insert(subject_seconds.end(), {subject_before, subject_after});
+    state.SetIterationTime((subject_before + subject_after) / 2);
   }
-  state.counters["GiB/s"] = gib_per_second(bytes, subjects);
-  state.counters["ceiling_GiB/s"] = gib_per_second(bytes, ceilings);
-  state.counters["ratio"] = quantile(ratios, 0.5);
-  state.counters["ratio_q1"] = quantile(ratios, 0.25);
-  state.counters["ratio_q3"] = quantile(ratios, 0.75);
+  const auto highest =
+      std::ranges::min_element(pairs, {}, [](const Pairs& p) { return quantile(p.ratios, 0.5); });
+  state.counters["GiB/s"] = gib_per_second(bytes, subject_seconds);
+  state.counters["ceiling_GiB/s"] = gib_per_second(bytes, highest->ceiling_seconds);
+  state.counters["ratio"] = quantile(highest->ratios, 0.5);
+  state.counters["ratio_q1"] = quantile(highest->ratios, 0.25);
+  state.counters["ratio_q3"] = quantile(highest->ratios, 0.75);
+  return ceilings[static_cast<std::size_t>(highest - pairs.begin())].name;
 }
 
 }  // namespace tierstream

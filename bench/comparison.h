@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
-#include <vector>
+#include <string>
 
 namespace tierstream {
 
@@ -15,12 +15,20 @@ double quantile(std::span<const double> values, double share);
 /// Seconds that `work` takes.
 double seconds_of(const std::function<void()>& work);
 
-/// Measures a subject beside its ceiling: two ways to move the same `bytes`, in turn as A-B-B-A in each of
-/// the state's iterations, because disks and shared machines drift within seconds. Both return their seconds.
+/// A way to move bytes that the subject of a bench is compared with.
+struct Ceiling {
+  std::string name;
+  std::function<double()> run;  ///< returns its seconds
+};
+
+/// Measures a subject beside one or two ceilings, which move the same `bytes`. Disks and shared machines
+/// drift within seconds, so in each of the state's iterations they run as subject, ceiling, other ceiling (or
+/// the same again), subject; the two ceilings swap places from one iteration to the next.
 ///
-/// Counters: `GiB/s` and `ceiling_GiB/s` by the median time of each; `ratio`, the median over
-/// adjacent pairs of ceiling time / subject time, and `ratio_q1`, `ratio_q3`, its quartiles.
-void compare(benchmark::State& state, std::uint64_t bytes, const std::function<double()>& subject,
-             const std::function<double()>& ceiling);
+/// Of the ceilings the higher one counts. Counters: `GiB/s` and `ceiling_GiB/s` by the median time of each;
+/// `ratio`, the median over adjacent pairs of ceiling time / subject time, and `ratio_q1`, `ratio_q3`, its
+/// quartiles. Returns the name of the ceiling.
+std::string compare(benchmark::State& state, std::uint64_t bytes, const std::function<double()>& subject,
+                    std::span<const Ceiling> ceilings);
 
 }  // namespace tierstream

@@ -82,26 +82,28 @@ class FileReading {
   std::vector<Completion> completions_ = std::vector<Completion>(kRequests);
 };
 
-void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
+void measure(benchmark::State& state, const BenchCheckpoint& checkpoint, const Subject& subject,
+             std::span<const RawReading> readings) {
   const std::string& file = checkpoint.file();
-  const ByteRange whole{0, checkpoint.bytes()};
-  make_cold(file);
-  const RawCeiling ceiling = find_direct_ceiling(file, whole);
-  benchmark::AddCustomContext("raw readings", ceiling.sweep);
+  FileReading reading(subject, file);
+  const auto run = [&] {
+    make_cold(file);
+    const double seconds = seconds_of([&] { reading.run(); });
+    if (subject.cache == CacheUse::kDirect) check_cold(file);
+    return seconds;
+  };
+  const RawCeilings ceilings(file, {0, checkpoint.bytes()}, readings, [&] { make_cold(file); });
+  const std::string ceiling = compare(state, checkpoint.bytes(), run, ceilings.get());
+  state.SetLabel(describe(reading.path()) + "; ceiling " + ceiling);
+}
+
+void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
+  make_cold(checkpoint.file());
+  const RawSweep raw = sweep_direct(checkpoint.file(), {0, checkpoint.bytes()});
+  benchmark::AddCustomContext("raw readings", raw.rates);
   for (const Subject& subject : kSubjects) {
-    program.add(fmt::format("disk_reads/{}/cache:cold", subject.name), [&, ceiling, whole](auto& state) {
-      FileReading reading(subject, file);
-      RawReader raw(file, ceiling.best);
-      const auto read_cold = [&](const std::function<double()>& read) {
-        return [&file, read] {
-          make_cold(file);
-          return read();
-        };
-      };
-      compare(state, whole.bytes(), read_cold([&] { return seconds_of([&] { reading.run(); }); }),
-              read_cold([&] { return raw.read(whole); }));
-      state.SetLabel(describe(reading.path()) + "; ceiling " + describe(ceiling.best));
-    });
+    program.add(fmt::format("disk_reads/{}/cache:cold", subject.name),
+                [&, raw](benchmark::State& state) { measure(state, checkpoint, subject, raw.best); });
   }
 }
 

@@ -70,72 +70,63 @@ double time_walk(Streamer& streamer) {
 }
 
 void measure_pass(benchmark::State& state, const BenchCheckpoint& checkpoint, const Case& how,
-                  const RawReading& ceiling) {
+                  std::span<const RawReading> readings) {
   const std::string& file = checkpoint.file();
   if (!how.cold) make_warm(file);
   Streamer streamer = make_streamer(checkpoint, how);
-  const ByteRange range = range_of(streamer.table());
-  RawReader raw(file, ceiling);
   walk(streamer);  // takes the layers that were staged while nobody measured
   const auto prepare = [&] { how.cold ? make_cold(file) : check_warm(file); };
-  compare(
-      state, range.bytes(),
-      [&] {
-        prepare();
-        const double seconds = time_walk(streamer);
-        if (how.cold) check_cold(file);
-        return seconds;
-      },
-      [&] {
-        prepare();
-        return raw.read(range);
-      });
+  const auto run = [&] {
+    prepare();
+    const double seconds = time_walk(streamer);
+    if (how.cold) check_cold(file);
+    return seconds;
+  };
+  const ByteRange range = range_of(streamer.table());
+  const RawCeilings ceilings(file, range, readings, prepare);
+  const std::string ceiling = compare(state, range.bytes(), run, ceilings.get());
   state.SetLabel(fmt::format("{}{}; ceiling {}", describe(streamer),
-                             how.cold ? ", no page cached afterwards" : "", describe(ceiling)));
+                             how.cold ? ", no page cached afterwards" : "", ceiling));
 }
 
 /// From the streamer's construction, which makes all memory, to the first layer's lease.
 void measure_first_layer(benchmark::State& state, const BenchCheckpoint& checkpoint, const Case& how,
-                         const RawReading& ceiling) {
+                         std::span<const RawReading> readings) {
   const std::string& file = checkpoint.file();
-  const ByteRange range = range_of(checkpoint.layers({}).layers.front());
-  RawReader raw(file, ceiling);
   std::string label;
-  std::vector<double> construction;
-  compare(
-      state, range.bytes(),
-      [&] {
-        make_cold(file);
-        std::optional<Streamer> streamer;
-        const double constructed = seconds_of([&] { streamer.emplace(make_streamer(checkpoint, how)); });
-        const double acquired = seconds_of([&] { streamer->acquire(0); });
-        construction.push_back(constructed);
-        label = describe(*streamer);
-        return constructed + acquired;
-      },
-      [&] {
-        make_cold(file);
-        return raw.read(range);
-      });
-  state.counters["construction_ms"] = quantile(construction, 0.5) * 1e3;
-  state.SetLabel(label + "; ceiling " + describe(ceiling));
+  std::vector<double> construction_ms;
+  const auto run = [&] {
+    make_cold(file);
+    std::optional<Streamer> streamer;
+    const double constructed = seconds_of([&] { streamer.emplace(make_streamer(checkpoint, how)); });
+    const double acquired = seconds_of([&] { streamer->acquire(0); });
+    construction_ms.push_back(constructed * 1e3);
+    label = describe(*streamer);
+    return constructed + acquired;
+  };
+  const ByteRange range = range_of(checkpoint.layers({}).layers.front());
+  const RawCeilings ceilings(file, range, readings, [&] { make_cold(file); });
+  const std::string ceiling = compare(state, range.bytes(), run, ceilings.get());
+  state.counters["construction_ms"] = quantile(construction_ms, 0.5);
+  state.SetLabel(label + "; ceiling " + ceiling);
 }
 
 void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
+  const std::string& file = checkpoint.file();
   const ByteRange range = range_of(checkpoint.layers({}));
-  make_warm(checkpoint.file());
-  const RawCeiling cached = find_cached_ceiling(checkpoint.file(), range);
-  make_cold(checkpoint.file());
-  const RawCeiling direct = find_direct_ceiling(checkpoint.file(), range);
-  benchmark::AddCustomContext("raw readings, cold", direct.sweep);
-  benchmark::AddCustomContext("raw readings, warm", cached.sweep);
+  make_warm(file);
+  const RawSweep warm = sweep_cached(file, range);
+  make_cold(file);
+  const RawSweep cold = sweep_direct(file, range);
+  benchmark::AddCustomContext("raw readings, cold", cold.rates);
+  benchmark::AddCustomContext("raw readings, warm", warm.rates);
   for (const Case& how : kCases) {
-    const RawReading ceiling = how.cold ? direct.best : cached.best;
+    const std::vector<RawReading> readings = how.cold ? cold.best : warm.best;
     program.add(fmt::format("pass/{}", how.name),
-                [&, ceiling](benchmark::State& state) { measure_pass(state, checkpoint, how, ceiling); });
+                [&, readings](benchmark::State& state) { measure_pass(state, checkpoint, how, readings); });
     if (!how.cold) continue;
-    program.add(fmt::format("first_layer/{}", how.name), [&, ceiling](benchmark::State& state) {
-      measure_first_layer(state, checkpoint, how, ceiling);
+    program.add(fmt::format("first_layer/{}", how.name), [&, readings](benchmark::State& state) {
+      measure_first_layer(state, checkpoint, how, readings);
     });
   }
 }

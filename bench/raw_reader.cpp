@@ -12,16 +12,15 @@
 #include <atomic>
 #include <cerrno>
 #include <exception>
+#include <memory>
 #include <thread>
 #include <utility>
-
-#include "bench/comparison.h"
 
 namespace tierstream {
 namespace {
 
 constexpr std::uint64_t kMiB = 1u << 20;
-constexpr int kTriesPerReading = 2;
+constexpr int kTriesPerReading = 4;
 /// What direct I/O may ask of a read's length; a file's last read reaches past its end for it.
 constexpr std::uint64_t kLengthAlignment = 4096;
 
@@ -29,8 +28,42 @@ constexpr std::uint64_t padded(std::uint64_t bytes) {
   return (bytes + kLengthAlignment - 1) / kLengthAlignment * kLengthAlignment;
 }
 
+/// The readings take turns, forwards and backwards: a disk that has rested may be faster for a while.
+RawSweep sweep(const std::string& file, const ByteRange& range, std::span<const RawReading> readings) {
+  struct Candidate {
+    std::unique_ptr<RawReader> reader;
+    std::vector<double> seconds = {};
+  };
+  std::vector<Candidate> candidates;
+  for (const RawReading& reading : readings) {
+    try {
+      candidates.push_back({std::make_unique<RawReader>(file, reading)});
+    } catch (const Error& error) {
+      if (error.errc() != Errc::kBackendUnavailable) throw;
+    }
+  }
+  for (int i = 0; i < kTriesPerReading; ++i) {
+    for (Candidate& candidate : candidates) candidate.seconds.push_back(candidate.reader->read(range));
+    std::ranges::reverse(candidates);
+  }
+  const auto median = [](const Candidate& candidate) { return quantile(candidate.seconds, 0.5); };
+  std::ranges::sort(candidates, {}, median);
+  RawSweep result;
+  for (const Candidate& candidate : candidates) {
+    const RawReading& reading = candidate.reader->reading();
+    result.rates += fmt::format("{}{} {:.2f} GiB/s", result.rates.empty() ? "" : ", ", describe(reading),
+                                static_cast<double>(range.bytes()) / 0x1p30 / median(candidate));
+    const bool is_best_of_its_way =
+        std::ranges::find(result.best, reading.way, &RawReading::way) == result.best.end();
+    if (is_best_of_its_way) result.best.push_back(reading);
+  }
+  return result;
+}
+
+}  // namespace
+
 /// Owns a ring without any of the newer flags: they make no difference at reads of this size.
-class PlainRing {
+class RawReader::PlainRing {
  public:
   explicit PlainRing(unsigned entries) {
     const int result = ::io_uring_queue_init(entries, &ring_, 0);
@@ -49,35 +82,6 @@ class PlainRing {
   io_uring ring_{};
 };
 
-RawCeiling find_ceiling(const std::string& file, const ByteRange& range,
-                        std::span<const RawReading> readings) {
-  RawCeiling ceiling{.best = readings.front(), .sweep = {}};
-  double best_seconds = 0;
-  for (const RawReading& reading : readings) {
-    double seconds = 0;
-    std::string outcome;
-    try {
-      RawReader reader(file, reading);
-      for (int i = 0; i < kTriesPerReading; ++i) {
-        const double this_time = reader.read(range);
-        seconds = i == 0 ? this_time : std::min(seconds, this_time);
-      }
-      outcome = format_bytes(static_cast<std::uint64_t>(static_cast<double>(range.bytes()) / seconds)) + "/s";
-    } catch (const Error& error) {
-      if (error.errc() != Errc::kBackendUnavailable) throw;
-      outcome = "refused";
-    }
-    ceiling.sweep += fmt::format("{}{} {}", ceiling.sweep.empty() ? "" : ", ", describe(reading), outcome);
-    if (seconds > 0 && (best_seconds == 0 || seconds < best_seconds)) {
-      ceiling.best = reading;
-      best_seconds = seconds;
-    }
-  }
-  return ceiling;
-}
-
-}  // namespace
-
 std::string describe(const RawReading& reading) {
   const std::string way = reading.way == RawReading::Way::kThreads
                               ? fmt::format("{} threads", reading.parallel)
@@ -94,6 +98,12 @@ RawReader::RawReader(std::string file, const RawReading& reading)
   if (descriptor_ < 0) {
     throw Error(Errc::kOpenFailed, reading.direct ? "cannot open for direct I/O" : "cannot open",
                 {.file = file_}, {errno, std::generic_category()});
+  }
+  try {
+    if (reading.way == RawReading::Way::kIoUring) ring_ = std::make_unique<PlainRing>(reading.parallel);
+  } catch (...) {
+    ::close(descriptor_);
+    throw;
   }
 }
 
@@ -150,14 +160,13 @@ void RawReader::read_by_io_uring(const ByteRange& range) {
     std::uint64_t offset;
     std::uint64_t bytes;
   };
-  PlainRing ring(reading_.parallel);
   std::vector<InFlight> in_flight(reading_.parallel);
   std::uint64_t next = range.begin;
   unsigned under_way = 0;
   const auto start = [&](unsigned index) {
     if (next >= range.end) return;
     in_flight[index] = {next, std::min(reading_.request_bytes, range.end - next)};
-    io_uring_sqe* const entry = ::io_uring_get_sqe(ring.get());
+    io_uring_sqe* const entry = ::io_uring_get_sqe(ring_->get());
     ::io_uring_prep_read(entry, descriptor_, buffer(index).data(),
                          static_cast<unsigned>(padded(in_flight[index].bytes)), next);
     ::io_uring_sqe_set_data64(entry, index);
@@ -166,21 +175,21 @@ void RawReader::read_by_io_uring(const ByteRange& range) {
   };
   for (unsigned i = 0; i < reading_.parallel; ++i) start(i);
   while (under_way > 0) {
-    if (const int result = ::io_uring_submit_and_wait(ring.get(), 1); result < 0 && result != -EINTR) {
+    if (const int result = ::io_uring_submit_and_wait(ring_->get(), 1); result < 0 && result != -EINTR) {
       check(result, next, 0);
     }
     io_uring_cqe* entry = nullptr;
-    while (::io_uring_peek_cqe(ring.get(), &entry) == 0) {
+    while (::io_uring_peek_cqe(ring_->get(), &entry) == 0) {
       const auto index = static_cast<unsigned>(entry->user_data);
       check(entry->res, in_flight[index].offset, in_flight[index].bytes);
-      ::io_uring_cqe_seen(ring.get(), entry);
+      ::io_uring_cqe_seen(ring_->get(), entry);
       --under_way;
       start(index);
     }
   }
 }
 
-RawCeiling find_direct_ceiling(const std::string& file, const ByteRange& range) {
+RawSweep sweep_direct(const std::string& file, const ByteRange& range) {
   using Way = RawReading::Way;
   constexpr std::array kReadings = {
       RawReading{Way::kThreads, true, 1, 4 * kMiB},  RawReading{Way::kThreads, true, 4, 1 * kMiB},
@@ -188,10 +197,10 @@ RawCeiling find_direct_ceiling(const std::string& file, const ByteRange& range) 
       RawReading{Way::kThreads, true, 8, 4 * kMiB},  RawReading{Way::kIoUring, true, 8, 4 * kMiB},
       RawReading{Way::kIoUring, true, 32, 1 * kMiB}, RawReading{Way::kIoUring, true, 64, 1 * kMiB},
   };
-  return find_ceiling(file, range, kReadings);
+  return sweep(file, range, kReadings);
 }
 
-RawCeiling find_cached_ceiling(const std::string& file, const ByteRange& range) {
+RawSweep sweep_cached(const std::string& file, const ByteRange& range) {
   using Way = RawReading::Way;
   constexpr std::array kReadings = {
       RawReading{Way::kThreads, false, 1, 1 * kMiB},
@@ -199,7 +208,18 @@ RawCeiling find_cached_ceiling(const std::string& file, const ByteRange& range) 
       RawReading{Way::kThreads, false, 4, 1 * kMiB},
       RawReading{Way::kThreads, false, 8, 1 * kMiB},
   };
-  return find_ceiling(file, range, kReadings);
+  return sweep(file, range, kReadings);
+}
+
+RawCeilings::RawCeilings(const std::string& file, const ByteRange& range,
+                         std::span<const RawReading> readings, const std::function<void()>& prepare) {
+  for (const RawReading& reading : readings) {
+    RawReader& reader = *readers_.emplace_back(std::make_unique<RawReader>(file, reading));
+    ceilings_.push_back({describe(reading), [&reader, range, prepare] {
+                           prepare();
+                           return reader.read(range);
+                         }});
+  }
 }
 
 }  // namespace tierstream

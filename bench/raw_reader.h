@@ -3,9 +3,13 @@
 #include <tierstream/tiers/host_memory.h>
 
 #include <cstdint>
+#include <functional>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
+
+#include "bench/comparison.h"
 
 namespace tierstream {
 
@@ -43,6 +47,8 @@ class RawReader {
   double read(const ByteRange& range);
 
  private:
+  class PlainRing;
+
   void read_by_threads(const ByteRange& range);
   void read_by_io_uring(const ByteRange& range);
   std::span<std::byte> buffer(unsigned index) const;
@@ -53,16 +59,31 @@ class RawReader {
   RawReading reading_;
   HostMemory memory_;  ///< `parallel` buffers
   int descriptor_;
+  std::unique_ptr<PlainRing> ring_;  ///< null: threads
 };
 
 /// The fastest of several readings of a range, found by trying each of them.
-struct RawCeiling {
-  RawReading best;
-  std::string sweep;  ///< each reading with its rate, for people
+struct RawSweep {
+  std::vector<RawReading> best;  ///< one for each way that the system offers
+  std::string rates;             ///< of every reading, for people
 };
 /// Of the direct readings, on a cold file.
-RawCeiling find_direct_ceiling(const std::string& file, const ByteRange& range);
+RawSweep sweep_direct(const std::string& file, const ByteRange& range);
 /// Of the readings through the page cache, on a warm file.
-RawCeiling find_cached_ceiling(const std::string& file, const ByteRange& range);
+RawSweep sweep_cached(const std::string& file, const ByteRange& range);
+
+/// Readings of one range as ceilings of `compare`. `prepare` runs before each, untimed: it makes or checks
+/// the file's cache state.
+class RawCeilings {
+ public:
+  RawCeilings(const std::string& file, const ByteRange& range, std::span<const RawReading> readings,
+              const std::function<void()>& prepare);
+
+  std::span<const Ceiling> get() const noexcept { return ceilings_; }
+
+ private:
+  std::vector<std::unique_ptr<RawReader>> readers_;
+  std::vector<Ceiling> ceilings_;  // borrow the readers
+};
 
 }  // namespace tierstream
