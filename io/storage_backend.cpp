@@ -192,7 +192,8 @@ void StorageBackend::begin(const ReadRequest& request) {
               std::min<std::uint64_t>(request.destination.size(), info(request.file).bytes - request.offset),
           .done_bytes = 0,
           .generation = slot.generation,
-          .idle_tries = 0,
+          .busy_tries = 0,
+          .stalled_tries = 0,
           .without_direct = false,
           .busy = true};
   to_submit_.push_back(remaining(index));
@@ -233,7 +234,7 @@ bool StorageBackend::settle(const RawCompletion& raw, Completion& completion) {
     std::error_code error(static_cast<int>(-raw.result), std::generic_category());
     if (raw.result == -EINTR) return again(counters_.retried);
     if (raw.result == -EINVAL && try_without_direct(slot, error)) return again(counters_.retried);
-    if (raw.result != -EAGAIN || ++slot.idle_tries >= kMaxBusyTries) return end(error);
+    if (raw.result != -EAGAIN || ++slot.busy_tries >= kMaxBusyTries) return end(error);
     ++counters_.retried;
     paused_.push_back(index);
     return false;
@@ -253,8 +254,9 @@ bool StorageBackend::settle(const RawCompletion& raw, Completion& completion) {
   if (arrived_bytes == 0) return end(make_error_code(Errc::kEndOfFile));
   if (reached > slot.done_bytes) {
     slot.done_bytes = reached;
-    slot.idle_tries = 0;
-  } else if (++slot.idle_tries >= kMaxStalledTries) {
+    slot.busy_tries = 0;
+    slot.stalled_tries = 0;
+  } else if (++slot.stalled_tries >= kMaxStalledTries) {
     // Where reads must be aligned, a file that was cut inside a block shows as reads that end at the same
     // place.
     return end(make_error_code(Errc::kEndOfFile));

@@ -18,7 +18,7 @@ readonly build_cost="nothing to download, 1 GB on disk"
 readonly debian_packages=(
   g++ cmake ninja-build pkg-config python3 python3-venv
   liburing-dev libtbb-dev libsimdjson-dev libfmt-dev libcli11-dev libxxhash-dev nlohmann-json3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev)
+  libgtest-dev libgmock-dev libbenchmark-dev libutf8proc-dev)
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }

@@ -160,10 +160,14 @@ void HandOff::begin_wait(std::uint32_t layer) {
 }
 
 void HandOff::end_wait(std::uint32_t layer) {
-  const std::scoped_lock lock(mutex_);
-  const auto found = std::ranges::find(waiting_, layer, &Waiting::layer);
-  if (--found->callers == 0) waiting_.erase(found);
-  is_changed_ = true;  // only the order of the wanted layers: no reason to wake the loop
+  bool wake = false;
+  {
+    const std::scoped_lock lock(mutex_);
+    const auto found = std::ranges::find(waiting_, layer, &Waiting::layer);
+    if (--found->callers == 0) waiting_.erase(found);
+    wake = changed();  // another caller may go on waiting for a layer whose error this one has taken
+  }
+  if (wake) wake_loop_();
 }
 
 void HandOff::release(std::uint32_t slot, std::span<const Stream> streams) {

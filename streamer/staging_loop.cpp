@@ -156,15 +156,30 @@ bool StagingLoop::is_free_soon(const Target& target) const {
   return target.stage == Target::Stage::kEmpty || target.stage == Target::Stage::kAbandoned;
 }
 
-/// Gives up what nobody wants soon, as far as wanted layers need the slots.
+/// Gives up what is wanted last or not at all, as far as nearer layers need the slots.
 void StagingLoop::make_room() {
   std::ptrdiff_t spoken_for = 0;  // slots free soon that nearer layers will take
-  for (const std::uint32_t layer : wanted_) {
+  for (std::size_t rank = 0; rank < wanted_.size(); ++rank) {
+    const std::uint32_t layer = wanted_[rank];
     if (target_of_[layer] || layer == outside_layer()) continue;
-    const auto slots = slots_for(layer);
-    const auto free_soon = std::ranges::count_if(slots, [&](const Target& t) { return is_free_soon(t); });
-    if (free_soon <= spoken_for) std::ranges::any_of(slots, [&](Target& target) { return give_up(target); });
+    const auto free_soon =
+        std::ranges::count_if(slots_for(layer), [&](const Target& t) { return is_free_soon(t); });
+    if (free_soon <= spoken_for) make_room_for(rank);
     if (!parts_.rule.stable) ++spoken_for;
+  }
+}
+
+/// Leases may hold slots of layers that are not wanted, so the wanted ones need not all have room: the
+/// farthest gives way.
+void StagingLoop::make_room_for(std::size_t rank) {
+  const std::uint32_t layer = wanted_[rank];
+  for (Target& target : slots_for(layer)) {
+    if (!is_free_soon(target) && !is_wanted_[target.layer] && give_up(target)) return;
+  }
+  for (std::size_t farther = wanted_.size() - 1; farther > rank; --farther) {
+    const std::optional<std::uint32_t> slot = target_of_[wanted_[farther]];
+    if (!slot || wanted_[farther] == outside_layer() || !parts_.rule.allows(layer, *slot)) continue;
+    if (give_up(targets_[*slot])) return;
   }
 }
 
@@ -174,8 +189,8 @@ std::span<StagingLoop::Target> StagingLoop::slots_for(std::uint32_t layer) {
   return parts_.rule.stable ? slots.subspan(layer % parts_.rule.slots, 1) : slots;
 }
 
+/// False: it is leased.
 bool StagingLoop::give_up(Target& target) {
-  if (is_free_soon(target) || is_wanted_[target.layer]) return false;
   if (target.stage == Target::Stage::kPublished) {
     if (!parts_.hand_off.try_reclaim(index_of(target))) return false;
     target.load = {};  // accounted for by the hand-off

@@ -107,6 +107,7 @@ class StagingLoop {
 
   void mark_wanted();
   void make_room();
+  void make_room_for(std::size_t rank);
   bool give_up(Target& target);
   void assign_targets();
   void start(Target& target, std::uint32_t layer);

@@ -117,6 +117,13 @@ TEST_F(Shell, RetriesABusyReadOnlyAtTheNextCollect) {
   EXPECT_EQ(backend().reads().size(), 2u);
 }
 
+TEST_F(Shell, ABusyReadIsNotTakenForOneThatMakesNoProgress) {
+  // Twelve times busy, then twice short at the same place.
+  backend().script({-EAGAIN, -EAGAIN, -EAGAIN, -EAGAIN, -EAGAIN, -EAGAIN, -EAGAIN, -EAGAIN, -EAGAIN, -EAGAIN,
+                    -EAGAIN, -EAGAIN, 100, 100});
+  expect_whole(read(0, 512), 0, 512);
+}
+
 TEST_F(Shell, GivesUpOnAReadThatStaysBusy) {
   backend().script_forever(-EAGAIN);
   EXPECT_EQ(read(0, 512).error, std::errc::resource_unavailable_try_again);

@@ -161,6 +161,7 @@ class World {
                                .hand_off = *hand_off_,
                                .rule = rule_});
     callers_.resize(1 + below(3));
+    impatient_ = chance(30);  // elsewhere a wait that does not end by itself must show
     actions_left_ = 20 + below(60);
     breaks_down_at_ = chance(5) ? below(actions_left_) : 0;
   }
@@ -191,7 +192,7 @@ class World {
   void act(Caller& caller) {
     if (caller.waits_for) {
       const std::uint32_t layer = *caller.waits_for;
-      if (chance(1) && layer != layers()) return stop_waiting(caller);  // a deadline, or cancelled
+      if (impatient_ && chance(1) && layer != layers()) return stop_waiting(caller);  // deadline, cancelled
       return try_acquire(caller, layer);
     }
     if (!caller.holds.empty() && (actions_left_ == 0 || chance(50))) return release(caller);
@@ -393,6 +394,7 @@ class World {
   std::optional<StagingLoop> loop_;
 
   std::vector<Caller> callers_;
+  bool impatient_ = false;
   std::uint64_t actions_left_ = 0;
   std::uint64_t breaks_down_at_ = 0;
   std::uint32_t walk_ = 0;

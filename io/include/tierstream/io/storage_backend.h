@@ -182,8 +182,9 @@ class StorageBackend {
     std::uint64_t expected_bytes;
     std::uint64_t done_bytes;
     std::uint32_t generation;
-    std::uint32_t idle_tries;  ///< results in a row that brought nothing new
-    bool without_direct;       ///< was tried again after direct I/O was given up
+    std::uint32_t busy_tries;     ///< EAGAIN since bytes last arrived
+    std::uint32_t stalled_tries;  ///< short reads since then that ended no farther
+    bool without_direct;          ///< was tried again after direct I/O was given up
     bool busy;
   };
 
