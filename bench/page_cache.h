@@ -19,7 +19,8 @@ void check_warm(const std::string& file);
 
 /// Drops the file from the page cache. A page that someone maps or has written survives that: throws Error.
 void make_cold(const std::string& file);
-/// Reads the file into the page cache.
+/// Reads what is missing of the file into the page cache. The kernel may drop some of it at once: throws
+/// Error when that goes on.
 void make_warm(const std::string& file);
 
 }  // namespace tierstream

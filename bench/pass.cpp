@@ -72,10 +72,9 @@ double time_walk(Streamer& streamer) {
 void measure_pass(benchmark::State& state, const BenchCheckpoint& checkpoint, const Case& how,
                   std::span<const RawReading> readings) {
   const std::string& file = checkpoint.file();
-  if (!how.cold) make_warm(file);
   Streamer streamer = make_streamer(checkpoint, how);
   walk(streamer);  // takes the layers that were staged while nobody measured
-  const auto prepare = [&] { how.cold ? make_cold(file) : check_warm(file); };
+  const auto prepare = [&] { how.cold ? make_cold(file) : make_warm(file); };
   const auto run = [&] {
     prepare();
     const double seconds = time_walk(streamer);
