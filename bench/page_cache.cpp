@@ -113,14 +113,16 @@ void make_cold(const std::string& file) {
 }
 
 void make_warm(const std::string& file) {
+  constexpr int kTries = 10;
   const OpenFile open(file);
-  if (open.cached_pages() == open.pages()) return;
   std::vector<std::byte> buffer(1u << 20);
-  ::lseek(open.descriptor(), 0, SEEK_SET);
-  ssize_t count = 0;
-  while ((count = ::read(open.descriptor(), buffer.data(), buffer.size())) > 0) {
+  for (int i = 0; i < kTries && open.cached_pages() != open.pages(); ++i) {
+    ::lseek(open.descriptor(), 0, SEEK_SET);
+    ssize_t count = 0;
+    while ((count = ::read(open.descriptor(), buffer.data(), buffer.size())) > 0) {
+    }
+    if (count < 0) fail(file, "read");
   }
-  if (count < 0) fail(file, "read");
   check_warm(file);
 }
 
