@@ -9,6 +9,10 @@ pkg_check_modules(xxhash REQUIRED IMPORTED_TARGET GLOBAL libxxhash)
 
 set(TIERSTREAM_HAS_CUDA OFF)
 if(NOT TIERSTREAM_CUDA STREQUAL OFF)
+  # CMake 3.25.1 sets a property of this target also where the toolkit, as CUDA 13, has no such library.
+  if(NOT TARGET CUDA::nvToolsExt)
+    add_library(CUDA::nvToolsExt INTERFACE IMPORTED)
+  endif()
   if(TIERSTREAM_CUDA STREQUAL ON)
     find_package(CUDAToolkit REQUIRED)
   else()
