@@ -13,7 +13,7 @@ readonly packages_cost="0.1 GB to download, 0.5 GB on disk"
 readonly libtorch_cost="2.6 GB to download, 4.1 GB on disk"
 readonly cuda_cost="0.1 GB to download, 0.2 GB on disk"
 readonly reference_cost="0.1 GB to download, 0.3 GB on disk"
-readonly build_cost="nothing to download, 1 GB on disk"
+readonly build_cost="2.2 GB on disk"
 
 readonly debian_packages=(
   g++ cmake ninja-build pkg-config python3 python3-venv
@@ -125,14 +125,19 @@ set_up_libtorch() {
   fi
 }
 
+# announce_costs demo|test: of the parts of the set-up that are not there yet.
 announce_costs() {
-  [[ -z $(missing_packages) && -f $venv/.requirements && -f build/dev/.configured ]] && return
-  say "A set-up from nothing takes:"
-  say "  system packages     $packages_cost"
-  say "  LibTorch, weights   $libtorch_cost (in .venv)"
-  system_has_cuda_toolkit || say "  CUDA toolkit        $cuda_cost (in .venv)"
-  [[ $1 == test ]] && say "  reference of tests  $reference_cost (in .venv)"
-  say "  build               $build_cost (in build)"
+  local costs=()
+  [[ -z $(missing_packages) ]] || costs+=("system packages: $packages_cost")
+  [[ -f $venv/.requirements ]] || costs+=("LibTorch and weights, in .venv: $libtorch_cost")
+  system_has_cuda_toolkit || [[ -f $venv/.requirements-cuda ]] ||
+    costs+=("CUDA toolkit, in .venv: $cuda_cost")
+  [[ $1 == demo || -f $venv/.requirements-test ]] || costs+=("reference of a test, in .venv: $reference_cost")
+  [[ -f build/dev/.configured ]] || costs+=("build, in build: $build_cost")
+  if ((${#costs[@]})); then
+    say "To set up:"
+    printf '    %s\n' "${costs[@]}"
+  fi
 }
 
 # Compilers of torch's headers take up to 2 GB each.
