@@ -27,9 +27,9 @@ struct StreamerOptions {
   /// Each layer always in the slot `layer mod slots`, so that addresses can be captured in graphs. Where
   /// slots do not divide the layers, one load a pass does not overlap.
   bool stable_slots = false;
-  /// Registers the slots with the storage where reads land in them. Off: it takes the first touch of the
-  /// whole gpu budget (0.2 s a GiB) before the first read, and reads of 1 MiB gain nothing that can be
-  /// measured.
+  /// Registers the slots with the storage where reads land in them. Off: it takes the first touch of the whole
+  /// gpu budget (0.2 s a GiB and more) before the first read. What it gains is not settled, see
+  /// docs/decisions/0004.
   bool register_slots = false;
   /// How long the end waits for reads and copies under way before it leaves their memory to leak.
   std::chrono::milliseconds end_timeout{10'000};
