@@ -179,7 +179,9 @@ void JsonReader::visit_members(simdjson::ondemand::object object, int depth, Vis
     const auto key_position = static_cast<std::size_t>(field.key().raw() - 1 - text_.data());
     Value value(*this, field.value(), depth);
     std::string_view unescaped;
-    if (auto error = field.unescaped_key().get(unescaped)) refuse(message_of(error), key_position);
+    // Asked of a result: field's own unescaped_key takes no argument in some simdjson 3.x and one in others.
+    simdjson::simdjson_result<simdjson::ondemand::field> consumed(std::move(field));
+    if (auto error = consumed.unescaped_key().get(unescaped)) refuse(message_of(error), key_position);
     const auto [key, is_new] = seen.emplace(unescaped);
     if (!is_new) refuse("duplicate key \"" + *key + "\"", key_position);
     visit(*key, value);
