@@ -83,8 +83,9 @@ void HandOff::refuse_hopeless(std::uint32_t layer) const {
   throw Error(
       Errc::kTooManyLeases,
       fmt::format("layer {} has no slot: {}; end a lease first, or give the gpu tier more bytes", layer,
-                  rule_.stable ? fmt::format("its slot {} is leased to another layer", layer % rule_.slots)
-                               : fmt::format("all {} are leased", rule_.slots)));
+                  rule_.stable
+                      ? fmt::format("its slot {} is leased to another layer", rule_.stable_slot_of(layer))
+                      : fmt::format("all {} are leased", rule_.slots)));
 }
 
 void HandOff::account(Place& place) {
@@ -207,9 +208,7 @@ PassStats HandOff::total() const {
 
 void HandOff::add_stall(StallCause cause, std::chrono::nanoseconds time) {
   const std::scoped_lock lock(mutex_);
-  const double seconds = std::chrono::duration<double>(time).count();
-  seconds_of(current_.stall, cause) += seconds;
-  seconds_of(total_.stall, cause) += seconds;
+  count_stall(cause, time);
 }
 
 std::uint32_t HandOff::leases() const {
@@ -232,10 +231,14 @@ void HandOff::fail_for_good(std::exception_ptr error) noexcept {
 void HandOff::charge(StallCause cause) {
   if (waiting_.empty()) return;
   const std::chrono::nanoseconds now = clock_.now();
-  const double seconds = std::chrono::duration<double>(now - charged_until_).count();
+  count_stall(cause, now - charged_until_);
+  charged_until_ = now;
+}
+
+void HandOff::count_stall(StallCause cause, std::chrono::nanoseconds time) {
+  const double seconds = std::chrono::duration<double>(time).count();
   seconds_of(current_.stall, cause) += seconds;
   seconds_of(total_.stall, cause) += seconds;
-  charged_until_ = now;
 }
 
 void HandOff::charge_wait(StallCause cause) {

@@ -26,9 +26,12 @@ enum class StallCause : std::uint8_t { kDisk, kRing, kCopy, kSlot };
 /// Which slot a layer may use.
 struct SlotRule {
   std::uint32_t slots;
-  bool stable;  ///< layer i in slot i mod slots only
+  bool stable;  ///< each layer in one slot only, its stable one
 
-  bool allows(std::uint32_t layer, std::uint32_t slot) const { return !stable || layer % slots == slot; }
+  std::uint32_t stable_slot_of(std::uint32_t layer) const { return layer % slots; }
+  bool allows(std::uint32_t layer, std::uint32_t slot) const {
+    return !stable || stable_slot_of(layer) == slot;
+  }
 };
 
 /// What callers and the staging loop say to each other: which layers are ready where, who leases them, who
@@ -116,6 +119,7 @@ class HandOff {
   bool is_waited_for(std::uint32_t layer) const;
   void refuse_hopeless(std::uint32_t layer) const;
   void charge(StallCause cause);
+  void count_stall(StallCause cause, std::chrono::nanoseconds time);
   void account(Place& place);
   void count_unused(const TierBytes& load);
   /// Marks a change and returns whether the loop sleeps and must be woken once the mutex is free.

@@ -186,7 +186,7 @@ void StagingLoop::make_room_for(std::size_t rank) {
 /// The targets that `layer` may use.
 std::span<StagingLoop::Target> StagingLoop::slots_for(std::uint32_t layer) {
   const auto slots = std::span(targets_).first(parts_.rule.slots);
-  return parts_.rule.stable ? slots.subspan(layer % parts_.rule.slots, 1) : slots;
+  return parts_.rule.stable ? slots.subspan(parts_.rule.stable_slot_of(layer), 1) : slots;
 }
 
 /// False: it is leased.
@@ -206,8 +206,9 @@ void StagingLoop::assign_targets() {
       if (targets_.back().stage == Target::Stage::kEmpty) start(targets_.back(), layer);
       continue;
     }
-    std::optional<SlotArena::Slot> slot =
-        parts_.rule.stable ? parts_.slots.try_take(layer % parts_.rule.slots) : parts_.slots.try_take();
+    std::optional<SlotArena::Slot> slot = parts_.rule.stable
+                                              ? parts_.slots.try_take(parts_.rule.stable_slot_of(layer))
+                                              : parts_.slots.try_take();
     if (!slot && !parts_.rule.stable) return;  // the nearest layer waits: no later one goes before it
     if (!slot) continue;
     Target& target = targets_[slot->index()];
