@@ -92,21 +92,6 @@ class TierstreamCategory final : public std::error_category {
   std::string message(int code) const override { return text_of(static_cast<Errc>(code)); }
 };
 
-/// Names come from files that may be hostile: control characters would break the line or the terminal.
-std::string on_one_line(const std::string& text) {
-  std::string line;
-  line.reserve(text.size());
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte < 0x20 || byte == 0x7f) {
-      line += fmt::format("\\x{:02x}", byte);
-    } else {
-      line += c;
-    }
-  }
-  return line;
-}
-
 std::string compose(const std::string& message, const ErrorPlace& place, std::error_code cause) {
   std::string line;
   if (!place.file.empty()) line += place.file + ": ";
@@ -122,10 +107,24 @@ std::string compose(const std::string& message, const ErrorPlace& place, std::er
   }
   if (cause) line += ": " + cause.message();
   if (!place.backend.empty()) line += fmt::format(" [{}]", place.backend);
-  return on_one_line(line);
+  return printable(line);
 }
 
 }  // namespace
+
+std::string printable(std::string_view text) {
+  std::string line;
+  line.reserve(text.size());
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      line += fmt::format("\\x{:02x}", byte);
+    } else {
+      line += c;
+    }
+  }
+  return line;
+}
 
 const std::error_category& tierstream_category() noexcept {
   static const TierstreamCategory category;

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <tierstream/io/checkpoint.h>
+#include <tierstream/io/error.h>
 #include <tierstream/tiers/budget.h>
 
 #include <algorithm>
@@ -11,7 +12,7 @@
 #include <vector>
 
 #include "tools/commands.h"
-#include "tools/printable.h"
+#include "tools/json_text.h"
 
 namespace tierstream {
 namespace {

@@ -16,7 +16,7 @@
 #include "tools/commands.h"
 #include "tools/device_choice.h"
 #include "tools/interrupt.h"
-#include "tools/printable.h"
+#include "tools/json_text.h"
 #include "tools/progress_bar.h"
 #include "tools/run_report.h"
 #include "tools/synthetic_checkpoint.h"

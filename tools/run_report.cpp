@@ -1,8 +1,7 @@
 #include "tools/run_report.h"
 
 #include <fmt/format.h>
-
-#include "tools/printable.h"
+#include <tierstream/io/error.h>
 
 namespace tierstream {
 namespace {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <system_error>
 
 namespace tierstream {
@@ -57,6 +58,10 @@ enum class Errc {
 
 const std::error_category& tierstream_category() noexcept;
 std::error_code make_error_code(Errc code) noexcept;
+
+/// `text` with its control characters escaped: names come from files that may be hostile, and would otherwise
+/// break a line or command the terminal.
+std::string printable(std::string_view text);
 
 /// Where it went wrong. Empty fields are left out of the message.
 struct ErrorPlace {
