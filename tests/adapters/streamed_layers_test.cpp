@@ -7,8 +7,8 @@
 #include <optional>
 #include <stdexcept>
 
-#include "adapters/allocations.h"
 #include "adapters/tiny_model.h"
+#include "support/allocations.h"
 #include "support/thrown.h"
 
 namespace tierstream {

@@ -4,25 +4,9 @@
 #include <tierstream/io/error.h>
 #include <tierstream/io/file_backends.h>
 
-#include <atomic>
-#include <cstdlib>
-#include <new>
-
 #include "support/aligned_memory.h"
+#include "support/allocations.h"
 #include "support/test_files.h"
-
-namespace {
-std::atomic<std::size_t> allocations = 0;
-}
-
-// Not inlined: the compiler would take malloc and operator delete, or operator new and free, for a mismatch.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* memory = std::malloc(bytes)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace tierstream {
 namespace {
@@ -45,9 +29,9 @@ void expect_no_allocation(StorageBackend& backend, const std::string& path) {
       }
     }
   };
-  const std::size_t before = allocations;
+  const std::size_t before = allocations_so_far();
   read_all();
-  EXPECT_EQ(allocations, before);
+  EXPECT_EQ(allocations_so_far(), before);
   EXPECT_GT(before, 0u);
 }
 

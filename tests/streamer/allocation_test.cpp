@@ -4,26 +4,11 @@
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cpu_device.h>
 
-#include <atomic>
-#include <cstdlib>
 #include <fstream>
-#include <new>
 
 #include "small_model.h"
+#include "support/allocations.h"
 #include "support/test_files.h"
-
-namespace {
-std::atomic<std::uint64_t> allocations = 0;
-}  // namespace
-
-// Not inlined: the compiler would take malloc and operator delete, or operator new and free, for a mismatch.
-[[gnu::noinline]] void* operator new(std::size_t bytes) {
-  ++allocations;
-  if (void* memory = std::malloc(bytes != 0 ? bytes : 1)) return memory;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
-[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept { std::free(memory); }
 
 namespace tierstream {
 namespace {
@@ -35,9 +20,9 @@ class AllocationTest : public ::testing::TestWithParam<bool> {
     std::uint64_t sum = 0;
     for (int pass = 0; pass < 5; ++pass) {
       Pass walk = streamer.pass();
-      const std::uint64_t before = allocations;
+      const std::uint64_t before = allocations_so_far();
       for (Lease layer : walk) EXPECT_GT(layer.size(), 0u);
-      if (pass >= 2) sum += allocations - before;
+      if (pass >= 2) sum += allocations_so_far() - before;
     }
     return sum;
   }
@@ -46,9 +31,9 @@ class AllocationTest : public ::testing::TestWithParam<bool> {
 INSTANTIATE_TEST_SUITE_P(, AllocationTest, ::testing::Bool(), name_of_mode);
 
 TEST_P(AllocationTest, TheCounterCounts) {
-  const std::uint64_t before = allocations;
+  const std::uint64_t before = allocations_so_far();
   ::operator delete(::operator new(1));  // called by name, so that the compiler leaves the pair in
-  EXPECT_GT(allocations, before);
+  EXPECT_GT(allocations_so_far(), before);
 }
 
 TEST_P(AllocationTest, ASteadyPassFromMemoryAllocatesNothing) {
