@@ -23,7 +23,8 @@ namespace {
 
 constexpr std::uint64_t kRequestBytes = 1u << 20;
 constexpr std::size_t kRequests = 64;  // in flight
-constexpr std::uint32_t kLayers = 8;   // of the checkpoint; only its bytes matter here
+constexpr std::uint64_t kMemoryBytes = kRequests * kRequestBytes;
+constexpr std::uint32_t kLayers = 8;  // of the checkpoint; only its bytes matter here
 
 struct Subject {
   const char* name;
@@ -74,7 +75,7 @@ class FileReading {
   StoragePath path() const { return storage_->path(); }
 
  private:
-  HostMemory memory_{kRequests * kRequestBytes};
+  HostMemory memory_{kMemoryBytes};
   std::unique_ptr<StorageBackend> storage_;  // its end waits for reads that may still write to the memory
   FileId file_;
   std::vector<std::size_t> free_;  // pieces of the memory
@@ -85,21 +86,23 @@ class FileReading {
 void measure(benchmark::State& state, const BenchCheckpoint& checkpoint, const Subject& subject,
              std::span<const RawReading> readings) {
   const std::string& file = checkpoint.file();
-  FileReading reading(subject, file);
+  std::string path;
   const auto run = [&] {
     make_cold(file);
+    FileReading reading(subject, file);
     const double seconds = seconds_of([&] { reading.run(); });
     if (subject.cache == CacheUse::kDirect) check_cold(file);
+    path = describe(reading.path());
     return seconds;
   };
-  const RawCeilings ceilings(file, {0, checkpoint.bytes()}, readings, [&] { make_cold(file); });
-  const std::string ceiling = compare(state, checkpoint.bytes(), run, ceilings.get());
-  state.SetLabel(describe(reading.path()) + "; ceiling " + ceiling);
+  const auto ceilings = raw_ceilings(file, {0, checkpoint.bytes()}, readings, [&] { make_cold(file); });
+  const std::string ceiling = compare(state, checkpoint.bytes(), run, ceilings);
+  state.SetLabel(path + "; ceiling " + ceiling);
 }
 
 void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
   make_cold(checkpoint.file());
-  const RawSweep raw = sweep_direct(checkpoint.file(), {0, checkpoint.bytes()});
+  const RawSweep raw = sweep_direct(checkpoint.file(), {0, checkpoint.bytes()}, kMemoryBytes);
   benchmark::AddCustomContext("raw readings", raw.rates);
   for (const Subject& subject : kSubjects) {
     program.add(fmt::format("disk_reads/{}/cache:cold", subject.name),

@@ -72,20 +72,22 @@ double time_walk(Streamer& streamer) {
 void measure_pass(benchmark::State& state, const BenchCheckpoint& checkpoint, const Case& how,
                   std::span<const RawReading> readings) {
   const std::string& file = checkpoint.file();
-  Streamer streamer = make_streamer(checkpoint, how);
-  walk(streamer);  // takes the layers that were staged while nobody measured
   const auto prepare = [&] { how.cold ? make_cold(file) : make_warm(file); };
+  std::string label;
   const auto run = [&] {
+    Streamer streamer = make_streamer(checkpoint, how);
+    walk(streamer);  // takes the layers that are staged while nobody measures
     prepare();
     const double seconds = time_walk(streamer);
     if (how.cold) check_cold(file);
+    label = describe(streamer);
     return seconds;
   };
-  const ByteRange range = range_of(streamer.table());
-  const RawCeilings ceilings(file, range, readings, prepare);
-  const std::string ceiling = compare(state, range.bytes(), run, ceilings.get());
-  state.SetLabel(fmt::format("{}{}; ceiling {}", describe(streamer),
-                             how.cold ? ", no page cached afterwards" : "", ceiling));
+  const ByteRange range = range_of(checkpoint.layers({}));
+  const auto ceilings = raw_ceilings(file, range, readings, prepare);
+  const std::string ceiling = compare(state, range.bytes(), run, ceilings);
+  state.SetLabel(
+      fmt::format("{}{}; ceiling {}", label, how.cold ? ", no page cached afterwards" : "", ceiling));
 }
 
 /// From the streamer's construction, which makes all memory, to the first layer's lease.
@@ -104,8 +106,8 @@ void measure_first_layer(benchmark::State& state, const BenchCheckpoint& checkpo
     return constructed + acquired;
   };
   const ByteRange range = range_of(checkpoint.layers({}).layers.front());
-  const RawCeilings ceilings(file, range, readings, [&] { make_cold(file); });
-  const std::string ceiling = compare(state, range.bytes(), run, ceilings.get());
+  const auto ceilings = raw_ceilings(file, range, readings, [&] { make_cold(file); });
+  const std::string ceiling = compare(state, range.bytes(), run, ceilings);
   state.counters["construction_ms"] = quantile(construction_ms, 0.5);
   state.SetLabel(label + "; ceiling " + ceiling);
 }
@@ -113,10 +115,11 @@ void measure_first_layer(benchmark::State& state, const BenchCheckpoint& checkpo
 void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
   const std::string& file = checkpoint.file();
   const ByteRange range = range_of(checkpoint.layers({}));
+  const std::uint64_t memory_bytes = range.bytes() / kLayers * kSlots;  // the slots
   make_warm(file);
-  const RawSweep warm = sweep_cached(file, range);
+  const RawSweep warm = sweep_cached(file, range, memory_bytes);
   make_cold(file);
-  const RawSweep cold = sweep_direct(file, range);
+  const RawSweep cold = sweep_direct(file, range, memory_bytes);
   benchmark::AddCustomContext("raw readings, cold", cold.rates);
   benchmark::AddCustomContext("raw readings, warm", warm.rates);
   for (const Case& how : kCases) {

@@ -29,13 +29,15 @@ constexpr std::uint64_t padded(std::uint64_t bytes) {
 }
 
 /// The readings take turns, forwards and backwards: a disk that has rested may be faster for a while.
-RawSweep sweep(const std::string& file, const ByteRange& range, std::span<const RawReading> readings) {
+RawSweep sweep(const std::string& file, const ByteRange& range, std::span<const RawReading> readings,
+               std::uint64_t memory_bytes) {
   struct Candidate {
     std::unique_ptr<RawReader> reader;
     std::vector<double> seconds = {};
   };
   std::vector<Candidate> candidates;
-  for (const RawReading& reading : readings) {
+  for (RawReading reading : readings) {
+    reading.memory_bytes = memory_bytes;
     try {
       candidates.push_back({std::make_unique<RawReader>(file, reading)});
     } catch (const Error& error) {
@@ -93,7 +95,7 @@ std::string describe(const RawReading& reading) {
 RawReader::RawReader(std::string file, const RawReading& reading)
     : file_(std::move(file)),
       reading_(reading),
-      memory_(reading.parallel * reading.request_bytes),
+      memory_(std::max(reading.memory_bytes, reading.parallel * reading.request_bytes)),
       descriptor_(::open(file_.c_str(), O_RDONLY | O_CLOEXEC | (reading.direct ? O_DIRECT : 0))) {
   if (descriptor_ < 0) {
     throw Error(Errc::kOpenFailed, reading.direct ? "cannot open for direct I/O" : "cannot open",
@@ -114,7 +116,10 @@ double RawReader::read(const ByteRange& range) {
       [&] { reading_.way == RawReading::Way::kThreads ? read_by_threads(range) : read_by_io_uring(range); });
 }
 
-std::span<std::byte> RawReader::buffer(unsigned index) const {
+/// Of the read at `offset`. Two reads may share one when one of them is late: nobody looks at the bytes.
+std::span<std::byte> RawReader::buffer(std::uint64_t offset) const {
+  const std::uint64_t buffers = memory_.span().size() / reading_.request_bytes;
+  const std::uint64_t index = offset / reading_.request_bytes % buffers;
   return memory_.span().subspan(index * reading_.request_bytes, reading_.request_bytes);
 }
 
@@ -139,7 +144,7 @@ void RawReader::read_by_threads(const ByteRange& range) {
         if (offset >= range.end) return;
         const std::uint64_t bytes = std::min(reading_.request_bytes, range.end - offset);
         const ssize_t result =
-            ::pread(descriptor_, buffer(index).data(), padded(bytes), static_cast<off_t>(offset));
+            ::pread(descriptor_, buffer(offset).data(), padded(bytes), static_cast<off_t>(offset));
         check(result < 0 ? -errno : result, offset, bytes);
       }
     } catch (...) {
@@ -167,7 +172,7 @@ void RawReader::read_by_io_uring(const ByteRange& range) {
     if (next >= range.end) return;
     in_flight[index] = {next, std::min(reading_.request_bytes, range.end - next)};
     io_uring_sqe* const entry = ::io_uring_get_sqe(ring_->get());
-    ::io_uring_prep_read(entry, descriptor_, buffer(index).data(),
+    ::io_uring_prep_read(entry, descriptor_, buffer(next).data(),
                          static_cast<unsigned>(padded(in_flight[index].bytes)), next);
     ::io_uring_sqe_set_data64(entry, index);
     next += in_flight[index].bytes;
@@ -189,7 +194,7 @@ void RawReader::read_by_io_uring(const ByteRange& range) {
   }
 }
 
-RawSweep sweep_direct(const std::string& file, const ByteRange& range) {
+RawSweep sweep_direct(const std::string& file, const ByteRange& range, std::uint64_t memory_bytes) {
   using Way = RawReading::Way;
   constexpr std::array kReadings = {
       RawReading{Way::kThreads, true, 1, 4 * kMiB},  RawReading{Way::kThreads, true, 4, 1 * kMiB},
@@ -197,10 +202,10 @@ RawSweep sweep_direct(const std::string& file, const ByteRange& range) {
       RawReading{Way::kThreads, true, 8, 4 * kMiB},  RawReading{Way::kIoUring, true, 8, 4 * kMiB},
       RawReading{Way::kIoUring, true, 32, 1 * kMiB}, RawReading{Way::kIoUring, true, 64, 1 * kMiB},
   };
-  return sweep(file, range, kReadings);
+  return sweep(file, range, kReadings, memory_bytes);
 }
 
-RawSweep sweep_cached(const std::string& file, const ByteRange& range) {
+RawSweep sweep_cached(const std::string& file, const ByteRange& range, std::uint64_t memory_bytes) {
   using Way = RawReading::Way;
   constexpr std::array kReadings = {
       RawReading{Way::kThreads, false, 1, 1 * kMiB},
@@ -208,18 +213,20 @@ RawSweep sweep_cached(const std::string& file, const ByteRange& range) {
       RawReading{Way::kThreads, false, 4, 1 * kMiB},
       RawReading{Way::kThreads, false, 8, 1 * kMiB},
   };
-  return sweep(file, range, kReadings);
+  return sweep(file, range, kReadings, memory_bytes);
 }
 
-RawCeilings::RawCeilings(const std::string& file, const ByteRange& range,
-                         std::span<const RawReading> readings, const std::function<void()>& prepare) {
+std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& range,
+                                  std::span<const RawReading> readings,
+                                  const std::function<void()>& prepare) {
+  std::vector<Ceiling> ceilings;
   for (const RawReading& reading : readings) {
-    RawReader& reader = *readers_.emplace_back(std::make_unique<RawReader>(file, reading));
-    ceilings_.push_back({describe(reading), [&reader, range, prepare] {
-                           prepare();
-                           return reader.read(range);
-                         }});
+    ceilings.push_back({describe(reading), [=] {
+                          prepare();
+                          return RawReader(file, reading).read(range);
+                        }});
   }
+  return ceilings;
 }
 
 }  // namespace tierstream

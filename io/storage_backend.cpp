@@ -11,6 +11,8 @@
 #include <string_view>
 #include <utility>
 
+#include "fork_guard.h"
+
 namespace tierstream {
 namespace {
 
@@ -35,7 +37,8 @@ constexpr std::uint64_t make_id(std::uint32_t index, std::uint32_t generation) {
 
 }  // namespace
 
-StorageBackend::StorageBackend(StorageLimits limits) : limits_(limits), process_(::getpid()) {
+StorageBackend::StorageBackend(StorageLimits limits)
+    : limits_(limits), fork_guard_(std::make_unique<ForkGuard>()) {
   if (limits_.max_in_flight == 0 || limits_.max_request_bytes == 0) {
     throw Error(Errc::kInvalidArgument, "a storage backend needs room for at least one request of one byte");
   }
@@ -141,7 +144,7 @@ StoragePath StorageBackend::path() const {
 
 void StorageBackend::note_fallback(Fallback fallback) { fallbacks_.push_back(std::move(fallback)); }
 
-bool StorageBackend::in_child_process() const noexcept { return ::getpid() != process_; }
+bool StorageBackend::in_child_process() const noexcept { return fork_guard_->in_child_process(); }
 
 std::optional<std::string> StorageBackend::do_register_memory(std::span<std::byte>) {
   return "this backend has no use for it";
@@ -151,11 +154,10 @@ bool StorageBackend::do_drop_direct(FileId) { return false; }
 
 void StorageBackend::check_process() const {
   if (in_child_process()) {
-    throw Error(
-        Errc::kInvalidArgument,
-        fmt::format("this storage backend belongs to process {}; after fork() the child, {}, needs one of "
-                    "its own",
-                    process_, ::getpid()));
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("this storage backend belongs to the process that made it; after fork() the "
+                            "child, {}, needs one of its own",
+                            ::getpid()));
   }
 }
 

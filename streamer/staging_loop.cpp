@@ -22,6 +22,7 @@ StagingLoop::StagingLoop(const StagingParts& parts)
     : parts_(parts),
       targets_(parts.slots.slots() + 1),
       blocks_(parts.ring.shape().blocks),
+      max_blocks_reading_((blocks_.size() + 1) / 2),
       target_of_(parts.table.layers.size() + 1),
       is_wanted_(parts.table.layers.size() + 1),
       completions_(parts.storage.limits().max_in_flight) {
@@ -313,6 +314,7 @@ void StagingLoop::start_fills(Target& target) {
 /// False: the target needs no further block, or there is none.
 bool StagingLoop::open_block(Target& target) {
   if (target.next_fill == target.layout->fills.size()) return false;
+  if (blocks_reading() >= max_blocks_reading_) return false;
   std::optional<PinnedRing::Block> block = parts_.ring.try_take();
   if (!block) return false;
   const std::uint32_t index = block->index();
@@ -341,9 +343,12 @@ StallCause StagingLoop::cause_of_wait() const {
   if (all_submitted && !target.open_block) return reading ? StallCause::kDisk : StallCause::kCopy;
   if (parts_.storage.free_requests() == 0) return StallCause::kDisk;
   // The rest waits for a block: is it the disk or the copies that hold them?
-  const std::size_t taken = blocks_.size() - parts_.ring.free_blocks();
-  if (copying_.size() == taken) return StallCause::kCopy;
-  return copying_.empty() ? StallCause::kDisk : StallCause::kRing;
+  if (blocks_reading() == 0) return StallCause::kCopy;
+  return blocks_reading() == max_blocks_reading_ ? StallCause::kDisk : StallCause::kRing;
+}
+
+std::size_t StagingLoop::blocks_reading() const {
+  return blocks_.size() - parts_.ring.free_blocks() - copying_.size();
 }
 
 std::chrono::nanoseconds StagingLoop::patience() {

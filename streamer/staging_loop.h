@@ -124,6 +124,7 @@ class StagingLoop {
   bool open_block(Target& target);
 
   StallCause cause_of_wait() const;
+  std::size_t blocks_reading() const;
   std::chrono::nanoseconds patience();
   std::exception_ptr read_error(const Target& target, const FileRead& read,
                                 const Completion& completion) const;
@@ -131,6 +132,9 @@ class StagingLoop {
   StagingParts parts_;
   std::vector<Target> targets_;  // the slots, then the outside
   std::vector<BlockUse> blocks_;
+  /// Half the ring: were all of it read at once, the reads would end together, and storage would have nothing
+  /// to do while all of it is copied.
+  std::size_t max_blocks_reading_;
   std::vector<std::uint32_t> copying_;                   // blocks, in the order of their copies
   std::vector<std::optional<std::uint32_t>> target_of_;  // by layer
   std::vector<std::uint32_t> wanted_;                    // most urgent first

@@ -72,10 +72,11 @@ TEST(Plan, NeedsNoRingWhereEveryReadLands) {
   EXPECT_EQ(plan.copied_bytes, 0u);
 }
 
-TEST(Plan, TakesLargeBlocksWhereTheBudgetHoldsFourAndNoMoreRingThanHelps) {
+TEST(Plan, TakesTheLargestBlocksOfWhichTheBudgetHoldsSixteenAndNoMoreRingThanHelps) {
   const LayerTable model = table(4, 64 * kMiB, 0);
-  EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 64 * kMiB}).ring.block_bytes, 8 * kMiB);
-  EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 9 * kMiB}).ring.block_bytes, 2 * kMiB);
+  EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 128 * kMiB}).ring.block_bytes, 8 * kMiB);
+  EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 64 * kMiB}).ring.block_bytes, 4 * kMiB);
+  EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 9 * kMiB}).ring.block_bytes, kMiB);
   EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 2 * kMiB}).ring.block_bytes, kMiB);
   EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 1u << 30}).ring.bytes(), 256 * kMiB);
 }

@@ -30,6 +30,8 @@ struct StorageFaults {
 /// wrong.
 class SimulatedStorage final : public StorageBackend {
  public:
+  using StorageBackend::RawRead;
+
   struct Failure {
     std::string path;
     std::uint64_t offset;
@@ -45,6 +47,8 @@ class SimulatedStorage final : public StorageBackend {
 
   /// Every read that was answered with an I/O error.
   const std::vector<Failure>& failures() const { return failures_; }
+  /// Every read that is under way.
+  const std::vector<RawRead>& under_way() const { return under_way_; }
   void heal() { faults_.io_error = 0; }
 
  private:

@@ -187,6 +187,7 @@ class World {
       hand_off_->fail_for_good(std::current_exception());
     }
     if (storage_->in_flight() > storage_->limits().max_in_flight) throw Failure("storage is over its depth");
+    check_blocks_reading();
   }
 
   void act(Caller& caller) {
@@ -295,6 +296,21 @@ class World {
         throw Failure(fmt::format("{} has wrong bytes in slot {}", layer.full_name(tensor), slot));
       }
     }
+  }
+
+  /// Or storage would idle while all of the ring is copied.
+  void check_blocks_reading() {
+    const std::byte* begin = ring_->memory().data();
+    const std::byte* end = begin + plan_.ring.bytes();
+    std::set<std::ptrdiff_t> reading;
+    for (const SimulatedStorage::RawRead& read : storage_->under_way()) {
+      const std::byte* at = read.destination.data();
+      if (begin <= at && at < end) {
+        reading.insert((at - begin) / static_cast<std::ptrdiff_t>(plan_.ring.block_bytes));
+      }
+    }
+    if (reading.size() > (plan_.ring.blocks + 1) / 2)
+      throw Failure("more than half the ring is read at once");
   }
 
   void check_refusal(std::uint32_t layer, const Error& error) {

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <sys/types.h>
-
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -15,6 +13,8 @@
 #include <vector>
 
 namespace tierstream {
+
+class ForkGuard;
 
 /// A file that a backend has opened: 0, 1, 2, ... in the order of opening.
 enum class FileId : std::uint32_t {};
@@ -200,7 +200,7 @@ class StorageBackend {
   Completion finish(std::uint32_t index, std::error_code error);
 
   StorageLimits limits_;
-  pid_t process_;
+  std::unique_ptr<ForkGuard> fork_guard_;
   mutable std::mutex path_mutex_;  ///< held wherever what `path` tells may change
   std::vector<OpenFile> files_;
   std::vector<InFlight> requests_;
