@@ -90,18 +90,23 @@ BertConfig BertConfig::load(const std::filesystem::path& config_json) {
   return result;
 }
 
-BertEmbeddingsImpl::BertEmbeddingsImpl(const BertConfig& config)
-    : words_(register_module("word_embeddings", nn::Embedding(config.vocabulary_size, config.hidden_size))),
-      positions_(
+BertEmbeddingsImpl::BertEmbeddingsImpl(const BertConfig& config, WordTable words)
+    : positions_(
           register_module("position_embeddings", nn::Embedding(config.max_positions, config.hidden_size))),
       token_types_(
           register_module("token_type_embeddings", nn::Embedding(config.token_types, config.hidden_size))),
       norm_(register_module("LayerNorm", layer_norm(config))),
-      position_ids_(register_buffer("position_ids", torch::arange(config.max_positions).unsqueeze(0))) {}
+      position_ids_(register_buffer("position_ids", torch::arange(config.max_positions).unsqueeze(0))) {
+  if (words == WordTable::kElsewhere) return;
+  words_ = register_module("word_embeddings", nn::Embedding(config.vocabulary_size, config.hidden_size));
+}
 
-at::Tensor BertEmbeddingsImpl::forward(const at::Tensor& ids) {
-  const at::Tensor positions = position_ids_.slice(1, 0, ids.size(1));
-  const at::Tensor x = words_->forward(ids) + token_types_->forward(torch::zeros_like(ids));
+at::Tensor BertEmbeddingsImpl::look_up(const at::Tensor& ids) { return words_->forward(ids); }
+
+at::Tensor BertEmbeddingsImpl::forward(const at::Tensor& words) {
+  const at::Tensor positions = position_ids_.slice(1, 0, words.size(1));
+  const at::Tensor first_segment = torch::zeros_like(positions);
+  const at::Tensor x = words + token_types_->forward(first_segment);
   return norm_->forward(x + positions_->forward(positions));
 }
 
@@ -141,8 +146,8 @@ at::Tensor BertLayerImpl::forward(const at::Tensor& x, const at::Tensor& mask) {
   return output_norm_->forward(output_->forward(at::gelu(intermediate_->forward(y))) + y);
 }
 
-BertImpl::BertImpl(const BertConfig& config)
-    : embeddings_(register_module("embeddings", BertEmbeddings(config))) {
+BertImpl::BertImpl(const BertConfig& config, WordTable words)
+    : embeddings_(register_module("embeddings", BertEmbeddings(config, words))) {
   for (std::int64_t i = 0; i < config.layers; ++i) layers_->push_back(BertLayer(config));
   add_group(*this, "encoder")->register_module("layer", layers_);
 }

@@ -22,16 +22,25 @@ struct BertConfig {
   static BertConfig load(const std::filesystem::path& config_json);
 };
 
+/// The table of word vectors has half of the model's bytes, of which a sentence uses a few rows.
+enum class WordTable : std::uint8_t {
+  kInModule,
+  kElsewhere,  ///< word vectors are looked up by someone else
+};
+
 // Modules and their parameters carry the names of the checkpoint.
 
 class BertEmbeddingsImpl : public torch::nn::Module {
  public:
-  explicit BertEmbeddingsImpl(const BertConfig& config);
-  /// `ids`: [batch, tokens]; returns [batch, tokens, hidden].
-  at::Tensor forward(const at::Tensor& ids);
+  BertEmbeddingsImpl(const BertConfig& config, WordTable words);
+  /// `ids`: [batch, tokens]; returns [batch, tokens, hidden]. Needs the table in the module.
+  at::Tensor look_up(const at::Tensor& ids);
+  /// `words`: [batch, tokens, hidden], as looked up; returns the same shape.
+  at::Tensor forward(const at::Tensor& words);
 
  private:
-  torch::nn::Embedding words_, positions_, token_types_;
+  torch::nn::Embedding words_{nullptr};
+  torch::nn::Embedding positions_, token_types_;
   torch::nn::LayerNorm norm_;
   at::Tensor position_ids_;
 };
@@ -60,17 +69,19 @@ class BertImpl : public torch::nn::Module {
  public:
   /// Where the layers are in the module and in the checkpoint.
   static constexpr const char* kLayersPath = "encoder.layer";
+  static constexpr const char* kWordTable = "embeddings.word_embeddings.weight";
 
-  explicit BertImpl(const BertConfig& config);
+  BertImpl(const BertConfig& config, WordTable words);
 
   torch::nn::ModuleList layers() const { return layers_; }
+  BertEmbeddings embeddings() const { return embeddings_; }
 
   /// Sentence embeddings of unit length, [batch, hidden], as sentence-transformers computes them: the mean
-  /// over the tokens that count. `ids` and `mask` are [batch, tokens]; `layers` is a range of what points to
-  /// the BertLayerImpls, in order.
+  /// over the tokens that count. `words`: [batch, tokens, hidden]; `mask`: [batch, tokens]; `layers` is a
+  /// range of what points to the BertLayerImpls, in order.
   template <class Layers>
-  at::Tensor embed(const at::Tensor& ids, const at::Tensor& mask, Layers&& layers) {
-    at::Tensor x = embeddings_->forward(ids);
+  at::Tensor embed(const at::Tensor& words, const at::Tensor& mask, Layers&& layers) {
+    at::Tensor x = embeddings_->forward(words);
     const at::Tensor attended = mask.unsqueeze(1).unsqueeze(1);
     for (auto&& layer : layers) x = layer->forward(x, attended);
     return mean_direction(x, mask);

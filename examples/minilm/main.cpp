@@ -14,7 +14,6 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <limits>
 
 #include "report.h"
 #include "runs.h"
@@ -96,25 +95,20 @@ at::Tensor to_batch(const std::vector<std::vector<std::int64_t>>& lists, std::in
   return batch;
 }
 
-struct NamedBudget {
+struct NamedShares {
   std::string name;
-  Budget budget;
+  BudgetShares shares;
 };
 
-/// Half of the layers in slots, and the least that works; or what the user asks for.
-std::vector<NamedBudget> choose_budgets(const Options& options, const LayerTable& table,
-                                        const Device& device) {
+/// Half of the weights' bytes, and the least that works; or what the user asks for.
+std::vector<NamedShares> choose_budgets(const Options& options, const ModelTables& tables,
+                                        std::uint64_t weight_bytes, const Device& device) {
   const PlanOptions planning{.reads_land = device.traits().reads_land};
   if (!options.budget.empty()) {
-    const Budget budget = Budget::parse(options.budget);
-    make_plan(table, budget, {}, planning);  // refused before anything is computed
-    return {{"as asked", budget}};
+    return {{"as asked", share(Budget::parse(options.budget), tables, planning)}};
   }
-  const Budget ample{.gpu = std::numeric_limits<std::int64_t>::max(), .pinned = kPinnedBytes};
-  const Plan plan = make_plan(table, ample, {}, planning);
-  const std::uint64_t slots = std::max<std::uint64_t>(1, table.layers.size() / 2);
-  const Budget half{.gpu = plan.outside.slot_bytes + slots * plan.slot_bytes, .pinned = kPinnedBytes};
-  return {{"half the layers", half}, {"minimum", plan.minimum}};
+  const Budget half{.gpu = weight_bytes / 2, .pinned = kPinnedBytes};
+  return {{"half the weights", share(half, tables, planning)}, {"minimum", least_shares(tables, planning)}};
 }
 
 std::uint64_t bytes_of(const std::vector<Layer>& layers) {
@@ -129,10 +123,12 @@ bool run(const Options& options) {
   const Checkpoint checkpoint = Checkpoint::open(directory);
   const BertConfig config = BertConfig::load(directory + "/config.json");
   const WordPiece tokenizer = WordPiece::load(directory + "/vocab.txt");
-  const LayerTable table = layers_of(checkpoint);
-  const std::uint64_t weight_bytes = bytes_of(table.layers) + table.outside.bytes();
+  const ModelTables tables = tables_of(checkpoint);
+  const std::uint64_t layer_bytes = bytes_of(tables.layers.layers);
+  const std::uint64_t word_bytes = bytes_of(tables.words.layers);
+  const std::uint64_t weight_bytes = layer_bytes + word_bytes + tables.layers.outside.bytes();
   const std::shared_ptr<Device> device = make_device(options.device);
-  const std::vector<NamedBudget> budgets = choose_budgets(options, table, *device);
+  const std::vector<NamedShares> budgets = choose_budgets(options, tables, weight_bytes, *device);
 
   Input input{options.sentences, {}};
   const std::size_t max_tokens = std::min(kMaxTokens, static_cast<std::size_t>(config.max_positions));
@@ -142,9 +138,10 @@ bool run(const Options& options) {
   const at::Tensor ids = to_batch(input.token_ids, tokenizer.padding()).to(to_torch_device(*device));
 
   if (!options.json) {
-    fmt::print("{} sentences on {}; {} of weights: {} layers of {}, {} outside them\n\n",
-               input.sentences.size(), device->traits().name, format_bytes(weight_bytes), table.layers.size(),
-               format_bytes(table.layers.front().bytes()), format_bytes(table.outside.bytes()));
+    fmt::print("{} sentences on {}; {} of weights: {} layers of {},\n{} of word vectors, {} besides\n\n",
+               input.sentences.size(), device->traits().name, format_bytes(weight_bytes),
+               tables.layers.layers.size(), format_bytes(tables.layers.layers.front().bytes()),
+               format_bytes(word_bytes), format_bytes(tables.layers.outside.bytes()));
     std::fflush(stdout);
   }
   std::vector<Run> runs;
@@ -159,9 +156,9 @@ bool run(const Options& options) {
                   .on_pass = [&] { progress.step(); }};
     progress.begin("resident");
     runs.push_back(run_resident(job));
-    for (const auto& [name, budget] : budgets) {
+    for (const auto& [name, shares] : budgets) {
       progress.begin("streamed, " + name);
-      runs.push_back(run_streamed(job, name, budget));
+      runs.push_back(run_streamed(job, name, shares));
     }
   }
   const Results results{input, weight_bytes, runs};

@@ -27,6 +27,16 @@ double median(std::vector<double> values) {
   return *middle;
 }
 
+Budget used(const StreamingReport& report) {
+  return {.gpu = report.layers.used.gpu + report.words.used.gpu,
+          .pinned = report.layers.used.pinned + report.words.used.pinned,
+          .page_cache = 0};
+}
+
+std::string describe_slots(const Plan& plan) {
+  return fmt::format("{} for {}", plan.slots, plan.layers.size());
+}
+
 std::string milliseconds(double seconds) { return fmt::format("{:.1f} ms", seconds * 1e3); }
 
 /// `text` on one line of at most `columns` characters.
@@ -102,18 +112,19 @@ std::string describe_runs(const Results& results) {
   RunTable table(results.runs);
   table.add_row("Runs", [](const Run& run) { return run.name; });
   table.add_row("gpu budget", [&](const Run& run) {
-    return run.streaming ? format_bytes(run.streaming->plan.used.gpu) : "all loaded";
+    return run.streaming ? format_bytes(used(*run.streaming).gpu) : "all loaded";
   });
   table.add_row("  of the weights' bytes", [&](const Run& run) {
-    const std::uint64_t bytes = run.streaming ? run.streaming->plan.used.gpu : results.weight_bytes;
+    const std::uint64_t bytes = run.streaming ? used(*run.streaming).gpu : results.weight_bytes;
     return fmt::format("{:.0f} %",
                        100.0 * static_cast<double>(bytes) / static_cast<double>(results.weight_bytes));
   });
-  table.add_streamed_row("  slots for layers", [](const StreamingReport& report) {
-    return fmt::format("{} for {}", report.plan.slots, report.plan.layers.size());
-  });
+  table.add_streamed_row("  slots for layers",
+                         [](const StreamingReport& report) { return describe_slots(report.layers); });
+  table.add_streamed_row("  slots for word blocks",
+                         [](const StreamingReport& report) { return describe_slots(report.words); });
   table.add_streamed_row("pinned budget",
-                         [](const StreamingReport& report) { return format_bytes(report.plan.used.pinned); });
+                         [](const StreamingReport& report) { return format_bytes(used(report).pinned); });
   table.add_row("first pass", [](const Run& run) { return milliseconds(run.seconds.front()); });
   table.add_row("a pass (median)", [](const Run& run) { return milliseconds(median(run.seconds)); });
   table.add_stall_row("  waited for disk", &StallSeconds::disk);
@@ -152,8 +163,8 @@ json to_json(const Run& run) {
   }
   if (run.streaming) {
     const StreamingReport& report = *run.streaming;
-    object["budget"] = {{"gpu", report.plan.used.gpu}, {"pinned", report.plan.used.pinned}};
-    object["slots"] = report.plan.slots;
+    object["budget"] = {{"gpu", used(report).gpu}, {"pinned", used(report).pinned}};
+    object["slots"] = {{"layers", report.layers.slots}, {"words", report.words.slots}};
     object["backend"] = report.path.backend;
     object["direct"] = report.path.direct;
     object["peak_bytes"] = {{"gpu", report.peak_bytes.gpu}, {"pinned", report.peak_bytes.pinned}};

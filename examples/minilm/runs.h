@@ -26,11 +26,34 @@ struct Job {
   std::function<void()> on_pass;  ///< called after each
 };
 
+/// The model as two tables, each streamed by itself.
+struct ModelTables {
+  LayerTable layers;  ///< the encoder's layers, and what lies outside them but for the word vectors
+  LayerTable words;   ///< the table of word vectors in blocks of rows
+};
+ModelTables tables_of(const Checkpoint& checkpoint);
+
+/// A budget for the whole model, shared out.
+struct BudgetShares {
+  Budget layers;
+  Budget words;
+
+  Budget total() const {
+    return {.gpu = layers.gpu + words.gpu, .pinned = layers.pinned + words.pinned, .page_cache = 0};
+  }
+};
+/// The least that works.
+BudgetShares least_shares(const ModelTables& tables, const PlanOptions& planning);
+/// Slots for up to half of the layers, then word vectors, then more layers.
+/// Throws Error kBudgetTooSmall with the least.
+BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOptions& planning);
+
 /// What a streamed run reports beside its result.
 struct StreamingReport {
-  Plan plan;
-  std::vector<PassStats> passes;
-  StreamerStats::Peak peak_bytes;
+  Plan layers;
+  Plan words;
+  std::vector<PassStats> passes;   ///< of both together
+  StreamerStats::Peak peak_bytes;  ///< the sum of both peaks
   StoragePath path;
 };
 
@@ -42,13 +65,10 @@ struct Run {
   std::optional<StreamingReport> streaming;  ///< nothing: every weight was loaded before the first pass
 };
 
-/// The tensors of the checkpoint that the model uses, its layers as layers.
-LayerTable layers_of(const Checkpoint& checkpoint);
-
 /// Plain LibTorch with all weights loaded: no part of the streaming takes part.
 Run run_resident(const Job& job);
 
-/// The same model with its layers streamed within `budget`.
-Run run_streamed(const Job& job, std::string name, const Budget& budget);
+/// The same model with its layers and word vectors streamed within `shares`.
+Run run_streamed(const Job& job, std::string name, const BudgetShares& shares);
 
 }  // namespace tierstream::minilm
