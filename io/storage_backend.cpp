@@ -198,7 +198,7 @@ void StorageBackend::begin(const ReadRequest& request) {
           .stalled_tries = 0,
           .without_direct = false,
           .busy = true};
-  to_submit_.push_back(remaining(index));
+  to_submit_.push_back({make_id(index, slot.generation), request.file, request.offset, request.destination});
 }
 
 StorageBackend::RawRead StorageBackend::remaining(std::uint32_t index) const {

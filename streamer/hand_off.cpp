@@ -250,11 +250,12 @@ bool HandOff::is_waited_for(std::uint32_t layer) const {
   return std::ranges::find(waiting_, layer, &Waiting::layer) != waiting_.end();
 }
 
-bool HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCause cause) {
+HandOff::Round HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCause cause) {
   const std::scoped_lock lock(mutex_);
   charge(cause);
   loop_sleeps_ = false;
-  if (std::exchange(is_changed_, false)) {
+  const bool changed = std::exchange(is_changed_, false);
+  if (changed) {
     wanted.clear();
     for (const Waiting& waiting : waiting_) {
       if (wanted.size() < rule_.slots || waiting.layer == layers_) wanted.push_back(waiting.layer);
@@ -271,7 +272,7 @@ bool HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCause cause) 
       return failures_[layer] != nullptr || (only_on_demand_[layer] != 0 && !is_waited_for(layer));
     });
   }
-  return !waiting_.empty();
+  return {.changed = changed, .someone_waits = !waiting_.empty()};
 }
 
 bool HandOff::may_sleep() {

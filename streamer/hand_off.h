@@ -82,10 +82,15 @@ class HandOff {
 
   // --- The staging loop ---
 
-  /// What the loop should know at the beginning of a round: fills `wanted` with the layers to stage, most
-  /// urgent first, and charges the time since the last call to `cause` if someone waited. Returns whether
-  /// anyone waits now.
-  bool begin_round(std::vector<std::uint32_t>& wanted, StallCause cause);
+  struct Round {
+    bool changed;  ///< callers or the loop have done something since the last round that may ask for another
+                   ///< use of the slots
+    bool someone_waits;
+  };
+  /// What the loop should know at the beginning of a round: fills `wanted`, where anything changed, with the
+  /// layers to stage, most urgent first, and charges the time since the last call to `cause` if someone
+  /// waited.
+  Round begin_round(std::vector<std::uint32_t>& wanted, StallCause cause);
   /// The same charge alone, before a publication ends the wait.
   void charge_wait(StallCause cause);
   /// False: callers have changed something since `begin_round`. True: the next change will wake the loop.

@@ -58,14 +58,11 @@ StagingLoop::ReadId StagingLoop::from_tag(std::uint64_t tag) {
 void StagingLoop::step() {
   finish_reads();
   finish_copies();
-  const bool someone_waits = parts_.hand_off.begin_round(wanted_, cause_);
+  const HandOff::Round round = parts_.hand_off.begin_round(wanted_, cause_);
   if (!stopping_) {
-    mark_wanted();
-    for (Target& target : targets_) settle(target);
-    make_room();
-    assign_targets();
+    if (round.changed || slots_pending_) give_slots();
     start_reads();
-    if (someone_waits) cause_ = cause_of_wait();
+    if (round.someone_waits) cause_ = cause_of_wait();
   }
   handled_ = 0;
   completed_ = parts_.storage.collect(completions_, patience());
@@ -148,9 +145,15 @@ void StagingLoop::finish_copies() {
 
 // --- Who gets which slot ---
 
-void StagingLoop::mark_wanted() {
+void StagingLoop::give_slots() {
   std::ranges::fill(is_wanted_, std::uint8_t{0});
   for (const std::uint32_t layer : wanted_) is_wanted_[layer] = 1;
+  for (Target& target : targets_) settle(target);
+  make_room();
+  assign_targets();
+  slots_pending_ =
+      std::ranges::any_of(wanted_, [this](std::uint32_t layer) { return !target_of_[layer]; }) ||
+      std::ranges::any_of(targets_, [](const Target& t) { return t.stage == Target::Stage::kAbandoned; });
 }
 
 bool StagingLoop::is_free_soon(const Target& target) const {

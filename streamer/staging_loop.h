@@ -105,7 +105,7 @@ class StagingLoop {
   void copy_block(std::uint32_t block_index);
   void finish_copies();
 
-  void mark_wanted();
+  void give_slots();
   void make_room();
   void make_room_for(std::size_t rank);
   bool give_up(Target& target);
@@ -145,6 +145,7 @@ class StagingLoop {
   std::size_t completed_ = 0;  // of completions_, brought by the last wait
   std::size_t handled_ = 0;    // of these
   StallCause cause_ = StallCause::kSlot;
+  bool slots_pending_ = false;  // a layer waits for its slot, or a slot for what is under way into it
   bool stopping_ = false;
 };
 
