@@ -56,6 +56,10 @@ StorageBackend::~StorageBackend() = default;
 
 FileId StorageBackend::open(const std::string& path) {
   check_process();
+  if (in_flight_ != 0) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("cannot open a file while {} reads are in flight", in_flight_), {.file = path});
+  }
   files_.reserve(files_.size() + 1);  // after do_open nothing may fail
   OpenFile file{path, {}};
   const FileId id{static_cast<std::uint32_t>(files_.size())};

@@ -254,6 +254,23 @@ TEST_P(StorageContract, NumbersFilesWithoutTheOnesThatCouldNotBeOpened) {
   expect_pattern(memory_.subspan(0, kBlock), 2, 0);
 }
 
+TEST_P(StorageContract, OpensNoFileWhileReadsAreInFlight) {
+  const auto first = storage_->add_file(1, kBlock);
+  const auto second = storage_->add_file(2, kBlock);
+  const auto backend = make();
+  const ReadRequest request{0, backend->open(first), 0, memory_.subspan(0, kBlock)};
+  backend->submit({&request, 1});
+  try {
+    backend->open(second);
+    ADD_FAILURE() << "was opened";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.errc(), Errc::kInvalidArgument) << error.what();
+    EXPECT_EQ(error.place().file, second);
+  }
+  EXPECT_FALSE(collect_all(*backend).at(0).error);
+  EXPECT_EQ(backend->open(second), FileId{1});
+}
+
 TEST_P(StorageContract, EndsAWaitWhenWokenFromAnotherThread) {
   storage_->add_file(1, kBlock);
   const auto backend = make();

@@ -89,8 +89,8 @@ struct StorageCounters {
 /// (threaded_backend.h).
 ///
 /// Threads: one at a time, except `wake` and `path`, which any thread may call at any time. The first thread
-/// to submit or collect owns the queue from then on; others may still open files and, once nothing is in
-/// flight, destroy it. Errors: `open` and misuse throw Error, also in a child process after fork(); failed
+/// to submit or collect owns the queue from then on; others may still, while nothing is in flight, open files
+/// and destroy it. Errors: `open` and misuse throw Error, also in a child process after fork(); failed
 /// reads are completions. Destroying a backend with reads in flight waits for them; a caller whose storage
 /// may hang collects with a deadline first (see `in_flight`).
 class StorageBackend {
@@ -102,7 +102,8 @@ class StorageBackend {
 
   const StorageLimits& limits() const noexcept { return limits_; }
 
-  /// Opens `path` for reading. Throws Error kOpenFailed or kNotARegularFile, naming it.
+  /// Opens `path` for reading, while nothing is in flight: backends look files up from other threads during
+  /// reads. Throws Error kOpenFailed or kNotARegularFile, naming it; kInvalidArgument beside reads in flight.
   FileId open(const std::string& path);
   const FileInfo& info(FileId file) const;
   const std::string& path_of(FileId file) const;

@@ -12,7 +12,8 @@ namespace tierstream {
 /// A source of bytes with a blocking read: the least that a user's own storage has to implement, two
 /// functions.
 ///
-/// Threads: `open` is called by one thread at a time and never while reads are under way; `read` is called by
+/// Threads: `open` is called by one thread at a time and never while reads are under way
+/// (StorageBackend::open sees to that), so `read` may look its file up without a lock; `read` is called by
 /// several threads at once.
 class BlockingStorage {
  public:
