@@ -23,6 +23,11 @@ double& seconds_of(StallSeconds& stall, StallCause cause) {
   return stall.slot;
 }
 
+Error given_up(std::uint32_t layer, Errc why) {
+  return {why, fmt::format("layer {}: {} while waiting for it", layer,
+                           why == Errc::kCancelled ? "cancelled" : "deadline passed")};
+}
+
 /// More callers than this waiting at one time make the list grow: rare, and the only allocation.
 constexpr std::size_t kExpectedWaiting = 16;
 
@@ -62,7 +67,8 @@ std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
     return std::nullopt;
   }
   Place& place = places_[slot];
-  ++place.leases;
+  // The slot is no longer to be had for those who wait for another layer: one of them may now wait in vain.
+  if (++place.leases == 1 && !waiting_.empty()) published_.notify_all();
   if (layer != layers_) {
     // On schedule the next slot comes free only at this lease's end, so the loop may sleep on till then.
     if (schedule_.anchor(layer)) wake = changed();
@@ -115,6 +121,7 @@ std::optional<HandOff::Grant> HandOff::try_acquire(std::uint32_t layer) {
 
 HandOff::Grant HandOff::acquire(std::uint32_t layer, const std::stop_token& stop,
                                 std::optional<std::chrono::steady_clock::time_point> deadline) {
+  if (stop.stop_requested()) throw given_up(layer, Errc::kCancelled);
   if (const std::optional<Grant> granted = try_acquire(layer)) return *granted;
 
   struct Wait {
@@ -137,10 +144,7 @@ HandOff::Grant HandOff::acquire(std::uint32_t layer, const std::stop_token& stop
   }
   if (wake) wake_loop_();
   if (granted) return *granted;
-  const bool cancelled = stop.stop_requested();
-  throw Error(
-      cancelled ? Errc::kCancelled : Errc::kTimedOut,
-      fmt::format("layer {}: {} while waiting for it", layer, cancelled ? "cancelled" : "deadline passed"));
+  throw given_up(layer, stop.stop_requested() ? Errc::kCancelled : Errc::kTimedOut);
 }
 
 void HandOff::begin_wait(std::uint32_t layer) {
@@ -222,6 +226,17 @@ void HandOff::fail_for_good(std::exception_ptr error) noexcept {
   {
     const std::scoped_lock lock(mutex_);
     if (!failed_for_good_) failed_for_good_ = std::move(error);
+    is_changed_ = true;
+  }
+  published_.notify_all();
+}
+
+void HandOff::drop(std::uint32_t slot, std::exception_ptr error) noexcept {
+  {
+    const std::scoped_lock lock(mutex_);
+    --places_[slot].leases;
+    if (!failed_for_good_) failed_for_good_ = std::move(error);
+    is_changed_ = true;
   }
   published_.notify_all();
 }
@@ -271,6 +286,7 @@ HandOff::Round HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCau
     std::erase_if(wanted, [&](std::uint32_t layer) {
       return failures_[layer] != nullptr || (only_on_demand_[layer] != 0 && !is_waited_for(layer));
     });
+    if (failed_for_good_) wanted.clear();
   }
   return {.changed = changed, .someone_waits = !waiting_.empty()};
 }

@@ -56,7 +56,7 @@ class HandOff {
   };
 
   /// Leases `layer` if it is published. Otherwise empty: the look-ahead is anchored at it, and the loop
-  /// woken. Throws the layer's read error (once), Error kTooManyLeases, kClosed, or the first device error.
+  /// woken. Throws the layer's read error (once), Error kTooManyLeases, or the first device error.
   std::optional<Grant> try_acquire(std::uint32_t layer);
 
   /// Waits for it. Throws also Error kCancelled and kTimedOut.
@@ -70,6 +70,9 @@ class HandOff {
   /// Ends a lease. The slot is fenced by `streams`: the one at acquire and the current one.
   void release(std::uint32_t slot, std::span<const Stream> streams);
 
+  /// Ends a lease whose slot could not be fenced: nothing may be staged any more, see fail_for_good.
+  void drop(std::uint32_t slot, std::exception_ptr error) noexcept;
+
   void begin_pass(std::span<const std::uint32_t> order, bool wraps);
   /// Statistics of the pass that ends here; its seconds are the caller's to fill in.
   PassStats end_pass();
@@ -77,7 +80,8 @@ class HandOff {
   void add_stall(StallCause cause, std::chrono::nanoseconds time);
   std::uint32_t leases() const;
 
-  /// Every later acquire throws `error`; waiting ones too. The first call counts.
+  /// Every later acquire throws `error`; waiting ones too. No layer is wanted any more. The first call
+  /// counts.
   void fail_for_good(std::exception_ptr error) noexcept;
 
   // --- The staging loop ---

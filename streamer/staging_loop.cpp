@@ -272,7 +272,7 @@ void StagingLoop::settle(Target& target) {
 
 // --- Reads ---
 
-/// Nearest use first, as far as storage takes requests and the ring has blocks.
+/// Nearest use first, as far as storage takes requests and the ring has blocks. What was begun is ended.
 void StagingLoop::start_reads() {
   batch_.clear();
   room_ = parts_.storage.free_requests();
@@ -282,7 +282,11 @@ void StagingLoop::start_reads() {
     Target& target = targets_[*target_of_[layer]];
     if (target.stage != Target::Stage::kFilling) continue;
     start_landings(target);
-    start_fills(target);
+    while (batch_.size() < room_ && (target.open_block || open_block(target))) read_into_open_block(target);
+  }
+  // A target that is not wanted any more may have been stopped in the middle of a block: it must not keep it.
+  for (Target& target : targets_) {
+    while (batch_.size() < room_ && target.open_block) read_into_open_block(target);
   }
   if (batch_.empty()) return;
   if (parts_.storage.submit(batch_) != batch_.size()) {
@@ -301,17 +305,15 @@ void StagingLoop::start_landings(Target& target) {
   }
 }
 
-void StagingLoop::start_fills(Target& target) {
-  while (batch_.size() < room_) {
-    if (!target.open_block && !open_block(target)) return;
-    BlockUse& use = blocks_[*target.open_block];
-    const FileRead& read = use.fill->reads[use.next_read];
-    const ReadId id{false, *target.open_block, static_cast<std::uint32_t>(use.next_read)};
-    batch_.push_back({to_tag(id), FileId{read.file}, read.offset,
-                      use.block->memory().subspan(read.target_offset, read.bytes)});
-    ++use.reads_under_way;
-    if (++use.next_read == use.fill->reads.size()) target.open_block.reset();
-  }
+/// Queues the next read of the target's open block, and closes it after the last.
+void StagingLoop::read_into_open_block(Target& target) {
+  BlockUse& use = blocks_[*target.open_block];
+  const FileRead& read = use.fill->reads[use.next_read];
+  const ReadId id{false, *target.open_block, static_cast<std::uint32_t>(use.next_read)};
+  batch_.push_back({to_tag(id), FileId{read.file}, read.offset,
+                    use.block->memory().subspan(read.target_offset, read.bytes)});
+  ++use.reads_under_way;
+  if (++use.next_read == use.fill->reads.size()) target.open_block.reset();
 }
 
 /// False: the target needs no further block, or there is none.

@@ -37,7 +37,8 @@ struct StagingParts {
 /// Moves layers from storage into slots, nearest use first: takes slots and blocks as they come free, starts
 /// reads, turns finished reads into copies, and publishes a layer once all its copies are queued.
 ///
-/// No deadlock: a block is taken only for a layer that has its slot, so that it can always be emptied.
+/// No deadlock: a block is taken only for a layer that has its slot, and a block once begun is read to its
+/// end, so that it can always be emptied.
 /// The four orderings: a block is copied from only when all its reads are done; it goes back to the ring only
 /// when its copies are; callers' streams wait for the layer's copies; a slot is taken again only after its
 /// fences.
@@ -120,7 +121,7 @@ class StagingLoop {
 
   void start_reads();
   void start_landings(Target& target);
-  void start_fills(Target& target);
+  void read_into_open_block(Target& target);
   bool open_block(Target& target);
 
   StallCause cause_of_wait() const;

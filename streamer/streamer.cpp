@@ -2,7 +2,6 @@
 #include <tierstream/io/error.h>
 #include <tierstream/streamer/streamer.h>
 
-#include <numeric>
 #include <utility>
 
 #include "streamer_core.h"
@@ -56,20 +55,18 @@ void Streamer::close() { core_->close(); }
 
 Pass::Pass(Streamer& streamer, PassOptions options)
     : streamer_(&streamer),
-      schedule_(std::move(options.schedule)),
+      own_schedule_(std::move(options.schedule)),
+      schedule_(own_schedule_.empty() ? streamer.core_->default_order() : own_schedule_),
       stream_(options.stream),
       stop_(std::move(options.stop)) {
-  if (schedule_.empty()) {
-    schedule_.resize(streamer.layer_count());
-    std::iota(schedule_.begin(), schedule_.end(), 0u);
-  }
   for (const std::uint32_t layer : schedule_) checked_layer(layer, streamer.layer_count());
   streamer_->core_->begin_pass(schedule_, !options.last, stream_);
 }
 
 Pass::Pass(Pass&& other) noexcept
     : streamer_(std::exchange(other.streamer_, nullptr)),
-      schedule_(std::move(other.schedule_)),
+      own_schedule_(std::move(other.own_schedule_)),
+      schedule_(other.schedule_),
       stream_(other.stream_),
       stop_(std::move(other.stop_)) {}
 
@@ -78,7 +75,11 @@ Pass::~Pass() {
 }
 
 Lease Pass::acquire(std::size_t position) {
-  return streamer_->acquire(schedule_.at(position), {.stream = stream_, .stop = stop_, .deadline = {}});
+  if (position >= schedule_.size()) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("step {} is out of range: the pass has {}", position, schedule_.size()));
+  }
+  return streamer_->acquire(schedule_[position], {.stream = stream_, .stop = stop_, .deadline = {}});
 }
 
 }  // namespace tierstream

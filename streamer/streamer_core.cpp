@@ -9,6 +9,7 @@
 #include <array>
 #include <chrono>
 #include <cstdio>
+#include <numeric>
 #include <ranges>
 #include <utility>
 
@@ -84,8 +85,10 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
       gpu_("gpu", options_.budget.gpu),
       pinned_("pinned", options_.budget.pinned),
       page_cache_("page_cache", options_.budget.page_cache),
+      order_(table_.layers.size()),
       timer_(*device_) {
   if (!options_.warn) options_.warn = warn_on_stderr;
+  std::iota(order_.begin(), order_.end(), 0u);
   plan_ = make_plan(table_, options_.budget, {},
                     {.reads_land = device_->traits().reads_land, .request_bytes = options_.request_bytes});
   const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
@@ -96,7 +99,10 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
 }
 
-StreamerCore::~StreamerCore() { stop(); }
+StreamerCore::~StreamerCore() {
+  stop();
+  free_staging();
+}
 
 void StreamerCore::register_memory() {
   registration_refusal_ = staging_->ring.registration_refusal();
@@ -159,7 +165,7 @@ void StreamerCore::leave_to_leak(std::string_view why) noexcept {
   staging.ring.abandon_memory();
   staging.slots.abandon_memory();
   staging.outside.abandon();
-  if (staging.storage->in_flight() != 0) (void)staging.storage.release();
+  storage_hangs_ = staging.storage->in_flight() != 0;
   try {
     options_.warn(fmt::format("{}: {} of memory are left to leak", why,
                               format_bytes(gpu_.used_bytes() + pinned_.used_bytes())));
@@ -175,15 +181,27 @@ void StreamerCore::stop() noexcept {
   thread_.join();
 }
 
+void StreamerCore::free_staging() noexcept {
+  if (staging_ && storage_hangs_) (void)staging_->storage.release();  // its end would wait for the reads
+  staging_.reset();
+}
+
 void StreamerCore::close() {
   if (!staging_) return;
   if (const std::uint32_t leases = staging_->hand_off.leases(); leases != 0) {
     throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before close()", leases));
   }
   stop();
-  final_stats_ = stats();
   final_path_ = storage_path();
-  staging_.reset();
+  {
+    const std::scoped_lock lock(stats_mutex_);
+    try {
+      timer_.resolve_all();
+    } catch (const Error&) {  // the device has failed: the last pass stays without its time
+    }
+    final_stats_ = counted();
+  }
+  free_staging();
 }
 
 // --- Leases ---
@@ -199,7 +217,7 @@ std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& o
       hand_off.add_stall(StallCause::kCopy, clock_.now() - begin);
     }
   } catch (...) {
-    hand_off.fail_for_good(std::current_exception());
+    hand_off.drop(grant.slot, std::current_exception());
     throw;
   }
   return grant.slot;
@@ -214,7 +232,7 @@ void StreamerCore::release_for_sure(std::uint32_t slot, Stream stream) noexcept 
   try {
     release(slot, std::array{stream});
   } catch (...) {
-    staging_->hand_off.fail_for_good(std::current_exception());
+    staging_->hand_off.drop(slot, std::current_exception());
   }
 }
 
@@ -223,7 +241,11 @@ TensorView StreamerCore::tensor(std::uint32_t layer, std::uint32_t slot, std::si
   const Layer& specs = is_outside ? table_.outside : table_.layers[layer];
   const LayerLayout& layout = is_outside ? plan_.outside : plan_.layers[layer];
   std::byte* base = is_outside ? staging_->outside.data() : staging_->slots.address(slot);
-  return {&specs.tensors.at(index), base + layout.tensor_offsets.at(index)};
+  if (index >= specs.tensors.size()) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("tensor {} of {}: there are {}", index, specs.name, specs.tensors.size()));
+  }
+  return {&specs.tensors[index], base + layout.tensor_offsets[index]};
 }
 
 TensorView StreamerCore::outside_tensor(std::string_view name, const AcquireOptions& options) {
@@ -244,6 +266,7 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
 }
 
 void StreamerCore::end_pass(Stream stream) noexcept {
+  if (!staging_) return;  // closed within the pass
   HandOff& hand_off = staging_->hand_off;
   try {
     const std::scoped_lock lock(stats_mutex_);
@@ -258,6 +281,10 @@ StreamerStats StreamerCore::stats() {
   if (!staging_) return final_stats_;
   const std::scoped_lock lock(stats_mutex_);
   timer_.resolve_all();
+  return counted();
+}
+
+StreamerStats StreamerCore::counted() const {
   StreamerStats stats;
   stats.passes = timer_.passes();
   stats.last_pass = last_pass_;
@@ -269,7 +296,7 @@ StreamerStats StreamerCore::stats() {
 }
 
 StoragePath StreamerCore::storage_path() {
-  if (!staging_ || !staging_->storage) return final_path_;
+  if (!staging_) return final_path_;
   StoragePath path = staging_->storage->path();
   if (reads_land_ && !options_.register_slots) {
     path.fallbacks.push_back({"registered slots",

@@ -11,6 +11,7 @@
 #include <string>
 #include <string_view>
 #include <thread>
+#include <vector>
 
 #include "clock.h"
 #include "hand_off.h"
@@ -45,6 +46,8 @@ class StreamerCore {
   TensorView tensor(std::uint32_t layer, std::uint32_t slot, std::size_t index) const;
   TensorView outside_tensor(std::string_view name, const AcquireOptions& options);
 
+  /// The schedule of a pass that names none.
+  std::span<const std::uint32_t> default_order() const noexcept { return order_; }
   void begin_pass(std::span<const std::uint32_t> schedule, bool wraps, Stream stream);
   void end_pass(Stream stream) noexcept;
 
@@ -79,6 +82,9 @@ class StreamerCore {
   void run(const std::stop_token& stop) noexcept;
   void drain() noexcept;
   void leave_to_leak(std::string_view why) noexcept;
+  void free_staging() noexcept;
+  /// With the mutex held.
+  StreamerStats counted() const;
 
   LayerTable table_;
   StreamerOptions options_;
@@ -88,7 +94,9 @@ class StreamerCore {
   TierBudget page_cache_;
   SteadyClock clock_;
   Plan plan_;
+  std::vector<std::uint32_t> order_;  // 0..L-1
   std::unique_ptr<Staging> staging_;  // null once closed
+  bool storage_hangs_ = false;        // set by the staging thread at its end
   std::string registration_refusal_;
   bool reads_land_ = false;  // some of them
   StoragePath final_path_;   // once closed

@@ -3,10 +3,12 @@
 #include <tierstream/tiers/plan.h>
 
 #include <algorithm>
+#include <bit>
 
 namespace tierstream {
 namespace {
 
+constexpr std::uint64_t kMinimumRequestBytes = 4096;  ///< the alignment of direct I/O
 /// Blocks below this cost more requests than they save memory; two of them keep the ring moving.
 constexpr std::uint32_t kMinimumBlocks = 2;
 /// With at least this many, reads go on while copies run, and a block is copied soon after its bytes came: at
@@ -50,6 +52,11 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
     throw Error(Errc::kInvalidBudget,
                 fmt::format("page_cache={}: the page-cache tier is not built yet; leave it out or give 0",
                             budget.page_cache));
+  }
+  const std::uint64_t request = options.request_bytes;
+  if (!std::has_single_bit(request) || request < kMinimumRequestBytes || request > options.max_block_bytes) {
+    throw Error(Errc::kInvalidArgument, fmt::format("request_bytes={}: must be a power of two from {} to {}",
+                                                    request, kMinimumRequestBytes, options.max_block_bytes));
   }
   if (table.layers.empty()) throw Error(Errc::kInvalidArgument, "there are no layers to stream");
 

@@ -101,13 +101,13 @@ void LayerBinding::bind(LayerState& layer, const Lease& lease) {
 
 void LayerBinding::release(Lease& lease) noexcept {
   LayerState& layer = layers_[lease.index()];
-  if (--layer.leases == 0) {
-    for (const BoundWeight& weight : layer.weights) weight.parameter.set_data(weight.placeholder);
-  }
   try {
+    if (--layer.leases == 0) {
+      for (const BoundWeight& weight : layer.weights) weight.parameter.set_data(weight.placeholder);
+    }
     lease.release(stream());
-  } catch (const Error&) {
-    // Refused inside a graph capture. The lease stays, and ends with its object.
+  } catch (const std::exception&) {
+    // Refused, as inside a graph capture. The lease ends with its object, which then fails the streamer.
   }
 }
 

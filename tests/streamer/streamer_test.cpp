@@ -3,12 +3,16 @@
 #include <tierstream/io/error.h>
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cpu_device.h>
+#include <tierstream/tiers/host_memory.h>
 
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <memory>
 #include <optional>
+#include <span>
+#include <stop_token>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -185,10 +189,99 @@ TEST_P(StreamerTest, CloseIsRefusedWhileLeasesAreOutAndThenFinal) {
   EXPECT_EQ(streamer.stats().total.layers, 1u) << "statistics stay";
 }
 
+TEST_P(StreamerTest, MayBeClosedWhileAPassIsAlive) {
+  const SmallModel model(3);
+  Streamer streamer = make(model, 2);
+  Pass pass = streamer.pass();
+  for (Lease layer : pass) EXPECT_TRUE(model.has_right_bytes(layer));
+  EXPECT_NO_THROW(streamer.close());
+}
+
+TEST_P(StreamerTest, AStopIsSeenAlsoWhereTheLayerIsReady) {
+  const SmallModel model(3);
+  Streamer streamer = make(model, 3);
+  (void)streamer.acquire(0);
+  std::stop_source stop;
+  stop.request_stop();
+  expect_throws(Errc::kCancelled, HasSubstr("layer 0"),
+                [&] { (void)streamer.acquire(0, {.stream = {}, .stop = stop.get_token(), .deadline = {}}); });
+}
+
+TEST_P(StreamerTest, RefusesRequestSizesThatDoNotDivideBlocks) {
+  const SmallModel model(3);
+  for (const std::uint64_t bytes : {0u, 1000u, 12'288u, 16u << 20}) {
+    expect_throws(Errc::kInvalidArgument, HasSubstr("request_bytes"), [&] {
+      Streamer(model.table, {.device = device(), .budget = model.budget(2), .request_bytes = bytes});
+    });
+  }
+}
+
+/// The CPU device, with streams that can be told to be captured.
+class CapturedDevice final : public Device {
+ public:
+  std::atomic<bool> captured = false;
+
+  const DeviceTraits& traits() const override { return inner_->traits(); }
+  DeviceMemory allocate(std::size_t bytes) override {
+    return {*this, HostMemory(bytes, HostMemory::FirstTouch::kLater).release(), bytes};
+  }
+  HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
+    return {*this, memory};
+  }
+  std::unique_ptr<Event> make_event() override { return inner_->make_event(); }
+  std::unique_ptr<Event> make_timed_event() override { return inner_->make_timed_event(); }
+  std::unique_ptr<CopyQueue> make_copy_queue(std::function<void()> on_progress) override {
+    return inner_->make_copy_queue(std::move(on_progress));
+  }
+  void download(std::span<std::byte> destination, const std::byte* source, Stream stream) override {
+    inner_->download(destination, source, stream);
+  }
+  void refuse_capture(Stream) const override {
+    if (captured) throw Error(Errc::kStreamCapturing, "the stream is being captured");
+  }
+
+ private:
+  void free_memory(std::byte* data, std::size_t bytes) noexcept override { HostMemory::adopt(data, bytes); }
+  void unregister_host(std::span<std::byte>) noexcept override {}
+
+  std::shared_ptr<Device> inner_ = make_cpu_device();
+};
+
+TEST(StreamerInACapture, RefusesToAcquireAndRelease) {
+  const SmallModel model(3);
+  const auto device = std::make_shared<CapturedDevice>();
+  Streamer streamer(model.table, {.device = device, .budget = model.budget(2)});
+  Lease lease = streamer.acquire(0);
+  device->captured = true;
+  expect_throws(Errc::kStreamCapturing, HasSubstr("captured"), [&] { lease.release({}); });
+  expect_throws(Errc::kStreamCapturing, HasSubstr("captured"), [&] { (void)streamer.acquire(1); });
+  device->captured = false;
+  EXPECT_TRUE(model.has_right_bytes(lease));
+  lease.release({});
+  EXPECT_TRUE(model.has_right_bytes(streamer.acquire(1)));
+}
+
+TEST(StreamerInACapture, ALeaseThatEndsThereFailsTheStreamerWhichCanStillBeClosed) {
+  const SmallModel model(3);
+  const auto device = std::make_shared<CapturedDevice>();
+  Streamer streamer(model.table, {.device = device, .budget = model.budget(2)});
+  {
+    const Lease lease = streamer.acquire(0);
+    device->captured = true;
+  }
+  device->captured = false;
+  expect_throws(Errc::kStreamCapturing, HasSubstr("captured"), [&] { (void)streamer.acquire(1); });
+  EXPECT_NO_THROW(streamer.close());
+}
+
 TEST_P(StreamerTest, NamesWhatItDoesNotHave) {
   const SmallModel model(3);
   Streamer streamer = make(model, 2);
   expect_throws(Errc::kInvalidArgument, HasSubstr("there are 0 to 2"), [&] { (void)streamer.acquire(3); });
+  expect_throws(Errc::kInvalidArgument, HasSubstr("there are 3"),
+                [&] { (void)streamer.acquire(0).tensor(3); });
+  expect_throws(Errc::kInvalidArgument, HasSubstr("the pass has 3"),
+                [&] { (void)streamer.pass().acquire(3); });
   expect_throws(Errc::kTensorMissing, HasSubstr("\"t0\", \"t1\", \"t2\""),
                 [&] { (void)streamer.acquire(0)["t9"]; });
   expect_throws(Errc::kTensorMissing, HasSubstr("\"embedding\""), [&] { (void)streamer.outside("t9"); });

@@ -8,10 +8,13 @@
 
 #include <atomic>
 #include <memory>
+#include <optional>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "clock.h"
+#include "hand_off.h"
 #include "small_model.h"
 
 namespace tierstream {
@@ -43,6 +46,31 @@ TEST_P(StreamerThreadsTest, ManyThreadsLeaseInAnyOrderAndSeeTheRightBytes) {
   }
   EXPECT_EQ(wrong, 0);
   EXPECT_EQ(right, 1200);
+}
+
+TEST(HandOffThreads, AWaitThatAnotherCallersLeaseMakesHopelessEnds) {
+  // One slot and no loop: this test says when what happens.
+  const std::shared_ptr<Device> device = make_cpu_device();
+  TierBudget budget("gpu", 4096);
+  SlotArena slots(*device, budget, 4096, 1);
+  const std::unique_ptr<Event> ready = device->make_event();
+  const SteadyClock clock;
+  HandOff hand_off(6, {.slots = 1, .stable = false}, slots, clock, [] {});
+  hand_off.publish(0, 0, *ready, {});
+
+  std::optional<Errc> ended;
+  std::jthread waiting([&] {
+    try {
+      (void)hand_off.acquire(5, {}, {});
+    } catch (const Error& error) {
+      ended = error.errc();
+    }
+  });
+  std::vector<std::uint32_t> wanted;
+  while (!hand_off.begin_round(wanted, StallCause::kSlot).someone_waits) std::this_thread::yield();
+  ASSERT_TRUE(hand_off.try_acquire(0));
+  waiting.join();
+  EXPECT_EQ(ended, Errc::kTooManyLeases);
 }
 
 TEST_P(StreamerThreadsTest, AStreamerDestroyedAtAnyMomentEndsCleanly) {

@@ -72,8 +72,10 @@ class SimulatedDevice final : public Device {
     auto* data = static_cast<std::byte*>(std::aligned_alloc(kSlotAlignment, std::max(rounded, kMinimum)));
     if (data == nullptr) throw std::bad_alloc();
     std::memset(data, 0xA5, std::max(rounded, kMinimum));
+    allocated_bytes_ += bytes;
     return {*this, data, bytes};
   }
+  std::uint64_t allocated_bytes() const { return allocated_bytes_; }
   HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
     return {*this, memory};
   }
@@ -143,6 +145,7 @@ class SimulatedDevice final : public Device {
   void unregister_host(std::span<std::byte>) noexcept override {}
 
   std::mt19937_64& random_;
+  std::uint64_t allocated_bytes_ = 0;  // ever
   const DeviceTraits traits_;
   const bool notifies_;
   const DeviceLies lies_;

@@ -160,6 +160,9 @@ class World {
                                .outside_memory = outside_.data(),
                                .hand_off = *hand_off_,
                                .rule = rule_});
+    // Nothing is allocated after this.
+    if (device_->allocated_bytes() > budget.gpu) throw Failure("more device memory than the gpu budget");
+    if (ring_->memory().size() > budget.pinned) throw Failure("more host memory than the pinned budget");
     callers_.resize(1 + below(3));
     impatient_ = chance(30);  // elsewhere a wait that does not end by itself must show
     actions_left_ = 20 + below(60);

@@ -14,6 +14,7 @@
 #include <iterator>
 #include <memory>
 #include <optional>
+#include <span>
 #include <stop_token>
 #include <string_view>
 #include <vector>
@@ -27,8 +28,8 @@ struct StreamerOptions {
   /// Each layer always in the slot `layer mod slots`, so that addresses can be captured in graphs. Where
   /// slots do not divide the layers, one load a pass does not overlap.
   bool stable_slots = false;
-  /// Registers the slots with the storage where reads land in them. Off: it takes the first touch of the whole
-  /// gpu budget (0.2 s a GiB and more) before the first read. What it gains is not settled, see
+  /// Registers the slots with the storage where reads land in them. Off: it takes the first touch of the
+  /// whole gpu budget (0.2 s a GiB and more) before the first read. What it gains is not settled, see
   /// docs/decisions/0004.
   bool register_slots = false;
   /// How long the end waits for reads and copies under way before it leaves their memory to leak.
@@ -67,6 +68,8 @@ class Pass;
 /// Errors: the constructor throws Error (budget too small, file changed, ...) before it holds anything. A
 /// read or copy that failed surfaces at the `acquire` of the layer it hit, naming file, tensor and offset;
 /// the next acquire tries again. After a device error every acquire throws that first error.
+/// Processes: the child of a fork() has neither the staging thread nor the copies' and must leave the object
+/// alone; it ends by exec or _exit.
 class Streamer {
  public:
   Streamer(LayerTable table, StreamerOptions options);
@@ -151,7 +154,8 @@ class Pass {
   Pass(Streamer& streamer, PassOptions options);
 
   Streamer* streamer_;
-  std::vector<std::uint32_t> schedule_;
+  std::vector<std::uint32_t> own_schedule_;  // empty: the streamer's default order
+  std::span<const std::uint32_t> schedule_;
   Stream stream_;
   std::stop_token stop_;
 };

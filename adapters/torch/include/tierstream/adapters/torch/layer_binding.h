@@ -16,7 +16,8 @@ class LayerBinding;
 
 /// A layer whose module computes with the weights of its lease. Its end unbinds the weights and ends the
 /// lease on the thread's current stream, also when an exception passes. Move-only; must not outlive its
-/// LayerBinding.
+/// LayerBinding. A destructor cannot refuse: a layer that ends while its stream is captured into a graph
+/// fails the streamer for good.
 class BoundLayer {
  public:
   BoundLayer(BoundLayer&& other) noexcept;

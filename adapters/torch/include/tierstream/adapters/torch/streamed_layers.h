@@ -9,6 +9,7 @@
 #include <string>
 #include <string_view>
 #include <typeinfo>
+#include <utility>
 #include <vector>
 
 namespace tierstream {
@@ -36,6 +37,7 @@ class StreamedLayer {
 ///   for (auto&& layer : layers) x = layer->forward(x, mask);
 ///
 /// `Block` is the class of the modules in the list (not the ModuleHolder around it).
+/// For loops only: its iterators own the pass, so that no standard algorithm takes them.
 /// A loop is one pass of the streamer; loops are not nested. A loop that is left early, or by an exception,
 /// ends its layer and its pass. See LayerBinding for what happens to the weights, threads and errors.
 template <class Block>
@@ -47,10 +49,6 @@ class StreamedLayers {
 
   class Iterator {
    public:
-    using iterator_concept = std::input_iterator_tag;
-    using value_type = StreamedLayer<Block>;
-    using difference_type = std::ptrdiff_t;
-
     StreamedLayer<Block> operator*() const { return layers_->acquire(index_); }
     Iterator& operator++() {
       ++index_;
@@ -73,7 +71,10 @@ class StreamedLayers {
   std::size_t size() const noexcept { return blocks_.size(); }
 
   /// Layer `index` by itself: any order, also inside a loop.
-  StreamedLayer<Block> acquire(std::size_t index) { return {*blocks_.at(index), binding_.acquire(index)}; }
+  StreamedLayer<Block> acquire(std::size_t index) {
+    BoundLayer bound = binding_.acquire(index);  // refuses an index out of range
+    return {*blocks_[index], std::move(bound)};
+  }
 
  private:
   static std::vector<std::shared_ptr<Block>> blocks_of(torch::nn::Module& model,
