@@ -134,7 +134,7 @@ void check_that_enter_works() {
 class IoUringBackend final : public StorageBackend {
  public:
   explicit IoUringBackend(const StorageOptions& options)
-      : StorageBackend({.max_in_flight = options.max_in_flight}),
+      : StorageBackend({.max_in_flight = options.max_in_flight, .busy_pause = kBusyPause}),
         options_(options),
         ring_(static_cast<unsigned>(options.max_in_flight) + 1),  // one more for the wake event
         wake_event_(::eventfd(0, EFD_CLOEXEC)),

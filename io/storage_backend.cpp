@@ -17,10 +17,10 @@ namespace tierstream {
 namespace {
 
 using std::chrono::nanoseconds;
+using Clock = std::chrono::steady_clock;  // read only while a read is paused
 
 constexpr std::uint32_t kMaxBusyTries = 1000;  ///< EAGAIN
 constexpr std::uint32_t kMaxStalledTries = 8;  ///< short reads that end where the last one ended
-constexpr nanoseconds kBusyPause = std::chrono::milliseconds(1);
 constexpr nanoseconds kLongestWait = std::chrono::hours(1);
 constexpr std::size_t kExactReadBytes = 1u << 20;
 
@@ -124,13 +124,16 @@ std::size_t StorageBackend::submit(std::span<const ReadRequest> requests) {
 std::size_t StorageBackend::collect(std::span<Completion> completions, nanoseconds wait) {
   check_process();
   if (completions.empty()) return 0;
-  wait = std::clamp(wait, nanoseconds::zero(), paused_.empty() ? kLongestWait : kBusyPause);
+  nanoseconds longest_wait = kLongestWait;
+  if (!paused_.empty()) {
+    longest_wait = limits_.busy_pause > nanoseconds::zero() ? pause_end_ - Clock::now() : kBusyPause;
+  }
+  wait = std::max(std::min(wait, longest_wait), nanoseconds::zero());
   const auto room = std::span(raw_completions_).first(std::min(completions.size(), raw_completions_.size()));
   const auto arrived = room.first(do_collect(room, wait));
 
   to_submit_.clear();
-  for (const std::uint32_t index : paused_) to_submit_.push_back(remaining(index));
-  paused_.clear();
+  end_pause();
   std::size_t finished = 0;
   for (const RawCompletion& raw : arrived) {
     if (settle(raw, completions[finished])) ++finished;
@@ -242,7 +245,7 @@ bool StorageBackend::settle(const RawCompletion& raw, Completion& completion) {
     if (raw.result == -EINVAL && try_without_direct(slot, error)) return again(counters_.retried);
     if (raw.result != -EAGAIN || ++slot.busy_tries >= kMaxBusyTries) return end(error);
     ++counters_.retried;
-    paused_.push_back(index);
+    pause(index);
     return false;
   }
 
@@ -282,6 +285,20 @@ bool StorageBackend::try_without_direct(InFlight& slot, std::error_code& error) 
     error = refusal.code();
   }
   return file.without_direct;
+}
+
+void StorageBackend::pause(std::uint32_t index) {
+  if (paused_.empty() && limits_.busy_pause > nanoseconds::zero()) {
+    pause_end_ = Clock::now() + limits_.busy_pause;
+  }
+  paused_.push_back(index);
+}
+
+void StorageBackend::end_pause() {
+  if (paused_.empty()) return;
+  if (limits_.busy_pause > nanoseconds::zero() && Clock::now() < pause_end_) return;
+  for (const std::uint32_t index : paused_) to_submit_.push_back(remaining(index));
+  paused_.clear();
 }
 
 Completion StorageBackend::finish(std::uint32_t index, std::error_code error) {

@@ -38,7 +38,7 @@ class BoundedQueue {
 class ThreadedBackend final : public StorageBackend {
  public:
   ThreadedBackend(std::unique_ptr<BlockingStorage> storage, const ThreadedOptions& options)
-      : StorageBackend({.max_in_flight = options.max_in_flight}),
+      : StorageBackend({.max_in_flight = options.max_in_flight, .busy_pause = kBusyPause}),
         workshop_(std::make_unique<Workshop>(std::move(storage), options)) {}
 
   ~ThreadedBackend() override {

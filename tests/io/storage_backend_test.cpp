@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <optional>
 
 #include "support/aligned_memory.h"
 #include "support/faulty_backend.h"
@@ -115,6 +116,47 @@ TEST_F(Shell, RetriesABusyReadOnlyAtTheNextCollect) {
   EXPECT_EQ(backend().in_flight(), 1u);
   expect_whole(finish(), 0, 512);
   EXPECT_EQ(backend().reads().size(), 2u);
+}
+
+class ShellWithAPause : public testing::Test {
+ protected:
+  void start(std::chrono::nanoseconds busy_pause) {
+    backend_.emplace(
+        std::vector<ScriptedBackend::File>{{.path = "f", .info = {.bytes = 4096}, .seed = kSeed}},
+        StorageLimits{.busy_pause = busy_pause});
+    backend_->script({-EAGAIN});
+    const ReadRequest request{0, backend_->open("f"), 0, memory_.subspan(0, 512)};
+    backend_->submit({&request, 1});
+  }
+
+  AlignedMemory memory_{4096};
+  Completion completion_{};
+  std::optional<ScriptedBackend> backend_;
+};
+
+TEST_F(ShellWithAPause, DoesNotTryABusyReadAgainForACallerThatOnlyPolls) {
+  start(1h);
+  for (int i = 0; i < 2000; ++i) ASSERT_EQ(backend_->collect({&completion_, 1}, 0ns), 0u);
+  EXPECT_EQ(backend_->reads().size(), 1u);
+}
+
+TEST_F(ShellWithAPause, TriesABusyReadAgainWhenTheWaitHasLastedAsLong) {
+  start(kBusyPause);
+  EXPECT_EQ(backend_->collect({&completion_, 1}, 1h), 0u);
+  EXPECT_EQ(backend_->collect({&completion_, 1}, 1h), 0u);  // ends with the pause
+  EXPECT_EQ(backend_->reads().size(), 2u);
+  ASSERT_EQ(backend_->collect({&completion_, 1}, 1h), 1u);
+  EXPECT_FALSE(completion_.error);
+}
+
+TEST_F(ShellWithAPause, CollectsOtherReadsMeanwhile) {
+  start(1h);
+  EXPECT_EQ(backend_->collect({&completion_, 1}, 1h), 0u);
+  const ReadRequest request{1, FileId{0}, 512, memory_.subspan(512, 512)};
+  backend_->submit({&request, 1});
+  ASSERT_EQ(backend_->collect({&completion_, 1}, 1h), 1u);
+  EXPECT_EQ(completion_.tag, 1u);
+  EXPECT_EQ(backend_->in_flight(), 1u);
 }
 
 TEST_F(Shell, ABusyReadIsNotTakenForOneThatMakesNoProgress) {

@@ -53,9 +53,15 @@ struct Completion {
   std::error_code error;
 };
 
+/// With 1000 tries, a read may stay busy for a second before it is given up.
+inline constexpr std::chrono::nanoseconds kBusyPause = std::chrono::milliseconds(1);
+
 struct StorageLimits {
   std::size_t max_in_flight = 64;            ///< requests; `submit` takes no more than this
   std::size_t max_request_bytes = 1u << 30;  ///< below Linux' MAX_RW_COUNT of 2 GiB - 4 KiB
+  /// How long a read that met EAGAIN rests before it is tried again: `kBusyPause` where the operating system
+  /// answers. 0: until the next `collect`, for storage without a clock, as simulations are.
+  std::chrono::nanoseconds busy_pause{0};
 };
 
 /// Something that was wished for and not had, and why.
@@ -198,6 +204,9 @@ class StorageBackend {
   /// set.
   bool settle(const RawCompletion& raw, Completion& completion);
   bool try_without_direct(InFlight& request, std::error_code& error);
+  void pause(std::uint32_t index);
+  /// Moves the paused reads to `to_submit_`, once their pause has passed.
+  void end_pause();
   Completion finish(std::uint32_t index, std::error_code error);
 
   StorageLimits limits_;
@@ -207,7 +216,8 @@ class StorageBackend {
   std::vector<InFlight> requests_;
   std::vector<std::uint32_t> free_;
   std::vector<RawRead> to_submit_;
-  std::vector<std::uint32_t> paused_;  ///< met EAGAIN; tried again after the next `do_collect`
+  std::vector<std::uint32_t> paused_;                ///< met EAGAIN; tried again together at `pause_end_`
+  std::chrono::steady_clock::time_point pause_end_;  ///< `busy_pause` after the first of them was paused
   std::vector<RawCompletion> raw_completions_;
   std::vector<Fallback> fallbacks_;
   std::size_t in_flight_ = 0;
