@@ -140,8 +140,9 @@ std::vector<fs::path> checkpoint_files_in(const fs::path& directory) {
   return files;
 }
 
-/// The files of one checkpoint while they are written under other names: they appear together, at `publish`,
-/// or not at all.
+/// The files of one checkpoint while they are written under other names. None gets its own name before all
+/// are written. `publish` renames one after the other: when that fails midway, those renamed so far stay,
+/// beside what is left of the files they replace.
 class PartialFiles {
  public:
   explicit PartialFiles(fs::path directory) : directory_(std::move(directory)) {}
@@ -194,8 +195,9 @@ void write_index(const fs::path& path, const nlohmann::json& weight_map, std::ui
   if (!stream) throw Error(Errc::kWriteFailed, "cannot write the index", {.file = path.string()});
 }
 
-void refuse_a_full_disk(const fs::path& directory, std::uint64_t needed_bytes, std::uint64_t freed_bytes) {
-  const std::uint64_t available_bytes = fs::space(directory).available + freed_bytes;
+/// Files that are replaced free nothing: they stay until the new ones are written.
+void refuse_a_full_disk(const fs::path& directory, std::uint64_t needed_bytes) {
+  const std::uint64_t available_bytes = fs::space(directory).available;
   if (needed_bytes <= available_bytes) return;
   throw Error(Errc::kWriteFailed, "too little space on the disk",
               {.file = directory.string(), .expected_bytes = needed_bytes, .actual_bytes = available_bytes});
@@ -229,9 +231,7 @@ SyntheticModel write_synthetic_checkpoint(const fs::path& directory, const Synth
   if (!replaced.empty() && !options.overwrite) {
     throw Error(Errc::kInvalidArgument, "there is a checkpoint already", {.file = replaced.front().string()});
   }
-  std::uint64_t freed_bytes = 0;
-  for (const fs::path& file : replaced) freed_bytes += fs::file_size(file);
-  refuse_a_full_disk(directory, model.total_bytes, freed_bytes);
+  refuse_a_full_disk(directory, model.total_bytes);
 
   PartialFiles files(directory);
   std::vector<std::byte> buffer(kWriteBytes);

@@ -221,6 +221,20 @@ TEST(SyntheticCheckpoint, MoreThanTheDiskHoldsIsRefusedBeforeAnythingIsWritten) 
   EXPECT_THAT(names_in(directory), ElementsAre());
 }
 
+TEST(SyntheticCheckpoint, ThoseItReplacesAreNotCountedAsFreeSpace) {
+  const TemporaryDirectory directory;
+  directory.write("model.safetensors", {});
+  const SyntheticSpec spec{.layers = 4, .layer_bytes = std::uint64_t{1} << 40};
+  const std::uint64_t bytes = design_synthetic_model(spec).total_bytes;
+  if (std::filesystem::space(directory.path()).available >= bytes) GTEST_SKIP() << "the disk holds it";
+  std::filesystem::resize_file(directory.path("model.safetensors"), bytes);  // a hole
+  const Thrown thrown =
+      thrown_by([&] { write_synthetic_checkpoint(directory.path(), spec, {.overwrite = true}); });
+  EXPECT_EQ(thrown.errc, Errc::kWriteFailed);
+  EXPECT_THAT(thrown.what, HasSubstr("too little space on the disk: expected"));
+  EXPECT_THAT(names_in(directory), ElementsAre("model.safetensors"));
+}
+
 TEST(SyntheticCheckpoint, AStopLeavesNothingBehind) {
   const TemporaryDirectory directory;
   SyntheticSpec spec = small_spec();
