@@ -56,7 +56,6 @@ class PosixFiles {
   bool drop_direct(FileId file);
 
   const PosixFile& operator[](FileId file) const { return files_[static_cast<std::size_t>(file)]; }
-  bool empty() const noexcept { return files_.empty(); }
 
   /// True when there are files and each is read directly.
   bool all_direct() const noexcept;
