@@ -1,4 +1,4 @@
-# tierstream_layer(NAME SOURCES ... PUBLIC_LINKS ... PRIVATE_LINKS ... [INCLUDE_BASE dir])
+# tierstream_layer(NAME SOURCES ... PUBLIC_LINKS ... PRIVATE_LINKS ...)
 # One library per folder. Its public headers are <folder>/include/**.h; a check of every layer compiles each of
 # them by itself (VERIFY_INTERFACE_HEADER_SETS), so that headers stay self-contained.
 function(tierstream_layer name)
