@@ -311,6 +311,7 @@ Checkpoint Checkpoint::open(const std::string& address, const StorageOptions& op
     checkpoint.files_.push_back(shard.source);
     checkpoint.metadata_.insert(shard.header.metadata.begin(), shard.header.metadata.end());
   }
+  checkpoint.storage_path_ = backend->path();
   return checkpoint;
 }
 

@@ -13,6 +13,7 @@
 
 #include "tools/commands.h"
 #include "tools/json_text.h"
+#include "tools/path_report.h"
 
 namespace tierstream {
 namespace {
@@ -38,6 +39,7 @@ struct ListSummary {
 /// What `inspect` tells, in the order in which it tells it.
 struct Summary {
   std::string address;
+  StoragePath path;  ///< of the headers
   std::vector<std::string> shard_paths;
   std::vector<std::uint64_t> shard_bytes;  ///< of the files, headers included
   std::vector<Share> shards;
@@ -58,6 +60,7 @@ Summary summarise(const std::string& address) {
   const Checkpoint checkpoint = Checkpoint::open(address);
   Summary summary;
   summary.address = address;
+  summary.path = checkpoint.storage_path();
   for (const SourceFile& file : checkpoint.files()) {
     summary.shard_paths.push_back(file.path);
     summary.shard_bytes.push_back(file.info.bytes);
@@ -101,6 +104,7 @@ void print_row(const Share& share, std::uint64_t bytes, const std::string& what)
 
 void print_text(const Summary& summary) {
   fmt::print("{} of {}\n", counted(summary.shards.size(), "shard"), printable(summary.address));
+  fmt::print("{}", describe_path(summary.path));
   for (std::size_t i = 0; i < summary.shards.size(); ++i) {
     print_row(summary.shards[i], summary.shard_bytes[i],
               std::filesystem::path(summary.shard_paths[i]).filename().string());
@@ -116,8 +120,10 @@ void print_text(const Summary& summary) {
 }
 
 nlohmann::json to_json(const Summary& summary) {
-  nlohmann::json json = {
-      {"checkpoint", summary.address}, {"tensors", summary.all.tensors}, {"bytes", summary.all.bytes}};
+  nlohmann::json json = {{"checkpoint", summary.address},
+                         {"path", path_to_json(summary.path)},
+                         {"tensors", summary.all.tensors},
+                         {"bytes", summary.all.bytes}};
   for (std::size_t i = 0; i < summary.shards.size(); ++i) {
     json["shards"].push_back({{"path", summary.shard_paths[i]},
                               {"bytes", summary.shard_bytes[i]},

@@ -17,6 +17,7 @@
 #include "tools/device_choice.h"
 #include "tools/interrupt.h"
 #include "tools/json_text.h"
+#include "tools/path_report.h"
 #include "tools/progress_bar.h"
 #include "tools/run_report.h"
 #include "tools/synthetic_checkpoint.h"
@@ -146,7 +147,7 @@ RunReport run(const RunArguments& arguments, const std::stop_token& stop) {
       if (std::exchange(first_layer, false)) {
         report.first_layer_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
         report.path = streamer.storage_path();
-        tell(describe_path(report));
+        tell(describe_path(report.path, report.ring_refusal));
         tell(fmt::format("ready   first layer after {:.3f} s\n", report.first_layer_seconds));
       }
       if (verifier) verify_layer(*verifier, lease, stop);

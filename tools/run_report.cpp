@@ -1,7 +1,8 @@
 #include "tools/run_report.h"
 
 #include <fmt/format.h>
-#include <tierstream/io/error.h>
+
+#include "tools/path_report.h"
 
 namespace tierstream {
 namespace {
@@ -31,20 +32,6 @@ std::string join_stalls(const StallSeconds& stall) {
 
 }  // namespace
 
-std::string describe_path(const RunReport& report) {
-  const StoragePath& path = report.path;
-  std::string text = fmt::format("path    {}, {}, files {}registered, buffers {}registered\n", path.backend,
-                                 path.direct ? "direct" : "through the page cache",
-                                 path.files_registered ? "" : "not ", path.buffers_registered ? "" : "not ");
-  for (const Fallback& fallback : path.fallbacks) {
-    text += fmt::format("        no {}: {}\n", fallback.wanted, printable(fallback.reason));
-  }
-  if (!report.ring_refusal.empty()) {
-    text += fmt::format("        ring not registered: {}\n", printable(report.ring_refusal));
-  }
-  return text;
-}
-
 std::string describe_pass(std::size_t number, const PassStats& pass) {
   const TierBytes& bytes = pass.bytes;
   const auto moved = static_cast<double>(bytes.disk + bytes.page_cache + bytes.pinned);
@@ -70,13 +57,8 @@ std::string describe_end(const RunReport& report) {
 }
 
 nlohmann::json to_json(const RunReport& report) {
-  nlohmann::json fallbacks = nlohmann::json::array();
-  for (const Fallback& fallback : report.path.fallbacks) {
-    fallbacks.push_back({{"wanted", fallback.wanted}, {"reason", fallback.reason}});
-  }
-  if (!report.ring_refusal.empty()) {
-    fallbacks.push_back({{"wanted", "registered ring"}, {"reason", report.ring_refusal}});
-  }
+  nlohmann::json path = path_to_json(report.path, report.ring_refusal);
+  path["ring_registered"] = report.ring_refusal.empty();
   nlohmann::json passes = nlohmann::json::array();
   for (const PassStats& pass : report.passes) {
     passes.push_back({{"seconds", pass.seconds},
@@ -100,13 +82,7 @@ nlohmann::json to_json(const RunReport& report) {
            {{"gpu", report.budget.gpu},
             {"pinned", report.budget.pinned},
             {"page_cache", report.budget.page_cache}}},
-          {"path",
-           {{"backend", report.path.backend},
-            {"direct", report.path.direct},
-            {"files_registered", report.path.files_registered},
-            {"buffers_registered", report.path.buffers_registered},
-            {"ring_registered", report.ring_refusal.empty()},
-            {"fallbacks", std::move(fallbacks)}}},
+          {"path", std::move(path)},
           {"first_layer_seconds", report.first_layer_seconds},
           {"passes", std::move(passes)},
           {"peak_bytes",

@@ -26,8 +26,7 @@ struct RunReport {
   std::uint64_t verified_tensors = 0;
 };
 
-// For people; lines of at most 80 columns, but for names and reasons.
-std::string describe_path(const RunReport& report);
+// For people; lines of at most 80 columns, but for names.
 std::string describe_pass(std::size_t number, const PassStats& pass);
 std::string describe_end(const RunReport& report);
 

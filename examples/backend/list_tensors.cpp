@@ -21,7 +21,7 @@ int main(int argc, char** argv) {
                   static_cast<unsigned long long>(tensor.offset),
                   checkpoint.files()[tensor.file].path.c_str(), tensor.name.c_str());
     }
-    std::printf("read by: %s\n", checkpoint.open_storage()()->path().backend.c_str());
+    std::printf("read by: %s\n", checkpoint.storage_path().backend.c_str());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

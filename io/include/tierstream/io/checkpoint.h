@@ -54,6 +54,8 @@ class Checkpoint {
   const CheckpointTensor* find(std::string_view name) const noexcept;
   /// `__metadata__` of all shards, merged; the first shard wins.
   const std::map<std::string, std::string>& metadata() const noexcept { return metadata_; }
+  /// Which way the headers were read.
+  const StoragePath& storage_path() const noexcept { return storage_path_; }
   const StorageFactory& open_storage() const noexcept { return open_storage_; }
 
   /// Every list of at least one layer numbered 0..n-1 without a gap, the largest in bytes first.
@@ -69,6 +71,7 @@ class Checkpoint {
   std::vector<SourceFile> files_;
   std::vector<CheckpointTensor> tensors_;
   std::map<std::string, std::string> metadata_;
+  StoragePath storage_path_;
   StorageFactory open_storage_;
 };
 
