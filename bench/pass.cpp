@@ -36,8 +36,7 @@ constexpr std::array kCases = {
 };
 
 Streamer make_streamer(const BenchCheckpoint& checkpoint, const Case& how) {
-  const LayerTable table = checkpoint.layers(
-      {.cache = how.cold ? CacheUse::kDirect : CacheUse::kBuffered, .require_direct = how.cold});
+  const LayerTable table = checkpoint.layers({.cache = how.cold ? CacheUse::kDirect : CacheUse::kBuffered});
   const std::shared_ptr<Device> device = make_cpu_device({.reads_land = how.lands});
   constexpr Budget kPlenty{.gpu = std::uint64_t{1} << 62, .pinned = kRingBytes};
   const Plan plan = make_plan(table, kPlenty, {}, {.reads_land = how.lands});

@@ -65,7 +65,7 @@ std::unique_ptr<StorageBackend> make_memory_backend(std::shared_ptr<const Memory
                                                     const StorageOptions& options) {
   const ErrorPlace place{.backend = "memory"};
   refuse_if_required(options.require_io_uring, {"io_uring", "the files lie in memory"}, place);
-  refuse_if_required(options.require_direct, {"direct I/O", "the files lie in memory"}, place);
+  refuse_if_required(options.cache == CacheUse::kDirect, {"direct I/O", "the files lie in memory"}, place);
   refuse_if_required(options.require_registered, {"registered I/O", "the files lie in memory"}, place);
   return std::make_unique<MemoryBackend>(std::move(files), options);
 }

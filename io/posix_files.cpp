@@ -105,7 +105,7 @@ bool PosixFiles::all_direct() const noexcept {
 
 void PosixFiles::note_buffered(const std::string& path, std::string reason) {
   Fallback fallback{"direct I/O", path + ": " + std::move(reason)};
-  refuse_if_required(options_.require_direct, fallback, {.file = path, .backend = backend_});
+  refuse_if_required(options_.cache == CacheUse::kDirect, fallback, {.file = path, .backend = backend_});
   // Who asks for buffered reads has them; that is no fallback.
   if (options_.cache != CacheUse::kBuffered) fallbacks_.push_back(std::move(fallback));
 }

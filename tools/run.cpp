@@ -48,10 +48,13 @@ bool is_required(const RunArguments& arguments, const std::string& what) {
 
 StorageOptions storage_options(const RunArguments& arguments) {
   StorageOptions options;
-  if (arguments.io == "direct") options.cache = CacheUse::kDirect;
+  const bool require_direct = is_required(arguments, "direct");
+  if (require_direct && arguments.io == "buffered") {
+    throw Error(Errc::kInvalidArgument, "--io buffered leaves no way to meet --require direct");
+  }
+  if (require_direct || arguments.io == "direct") options.cache = CacheUse::kDirect;
   if (arguments.io == "buffered") options.cache = CacheUse::kBuffered;
   options.require_io_uring = is_required(arguments, "io_uring");
-  options.require_direct = is_required(arguments, "direct");
   options.require_registered = is_required(arguments, "registered");
   return options;
 }
@@ -183,7 +186,9 @@ void add_run(CLI::App& program) {
       ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));
   command->add_flag("--verify", arguments->verify,
                     "Compare every byte with what `synth` wrote;\nexit code 1 where one differs");
-  command->add_option("--io", arguments->io, "Past the page cache (direct) or through it\n(buffered)")
+  command
+      ->add_option("--io", arguments->io,
+                   "Past the page cache (direct) or through it\n(buffered); auto: past it where that works")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "direct", "buffered"}));
   command->add_option("--backend", arguments->backend, "How files are read")

@@ -117,6 +117,9 @@ class TarStorage final : public tierstream::BlockingStorage {
 }  // namespace
 
 std::unique_ptr<tierstream::StorageBackend> make_tar_backend(const tierstream::StorageOptions& options) {
+  if (options.cache == tierstream::CacheUse::kDirect) {
+    throw Error(Errc::kRequirementNotMet, "archives are read through the page cache");
+  }
   return tierstream::make_threaded_backend(
       std::make_unique<TarStorage>(), {.threads = options.threads, .max_in_flight = options.max_in_flight});
 }

@@ -76,7 +76,7 @@ TEST_P(FilesOfTheSystem, RefusesWhatIsNotARegularFileAtOnce) {
   ASSERT_LT(name.size(), sizeof address.sun_path);
   std::ranges::copy(name, address.sun_path);
   ASSERT_EQ(::bind(socket, reinterpret_cast<sockaddr*>(&address), sizeof address), 0);
-  for (const CacheUse cache : {CacheUse::kDirect, CacheUse::kBuffered}) {
+  for (const CacheUse cache : {CacheUse::kAuto, CacheUse::kDirect, CacheUse::kBuffered}) {
     expect_refused(fifo, Errc::kNotARegularFile, "FIFO", {.cache = cache});
     expect_refused(directory_.path("."), Errc::kNotARegularFile, "directory", {.cache = cache});
     expect_refused("/dev/null", Errc::kNotARegularFile, "character device", {.cache = cache});
@@ -131,7 +131,7 @@ TEST_P(FilesOfTheSystem, NamesTheLimitWhenTooManyFilesAreOpen) {
 
 TEST_P(FilesOfTheSystem, ReadsDirectlyOnlyWhenEveryFileIs) {
   const std::string path = directory_.write("file", pattern_bytes(1, 100'000));
-  const auto direct = make({.cache = CacheUse::kDirect});
+  const auto direct = make();
   EXPECT_FALSE(direct->path().direct);  // nothing is open
   direct->open(path);
   if (!direct->path().direct) GTEST_SKIP() << direct->path().fallbacks.at(0).reason;
@@ -148,7 +148,7 @@ TEST_P(FilesOfTheSystem, ReadsDirectlyOnlyWhenEveryFileIs) {
 TEST_P(FilesOfTheSystem, KeepsTheReasonWhyAFileIsNotReadDirectly) {
   // /proc/self/maps and its like are regular files without direct I/O on every kernel.
   const std::string path = "/proc/self/maps";
-  const auto backend = make({.cache = CacheUse::kDirect});
+  const auto backend = make();
   backend->open(path);
   const StoragePath taken = backend->path();
   EXPECT_FALSE(taken.direct);
@@ -156,13 +156,7 @@ TEST_P(FilesOfTheSystem, KeepsTheReasonWhyAFileIsNotReadDirectly) {
   ASSERT_NE(direct, taken.fallbacks.end());
   EXPECT_THAT(direct->reason, HasSubstr(path));
   EXPECT_THAT(direct->reason, HasSubstr("Invalid argument"));
-  expect_refused(path, Errc::kRequirementNotMet, "direct I/O is required", {.require_direct = true});
-}
-
-TEST_P(FilesOfTheSystem, RefusesToRequireDirectAndAskForBuffered) {
-  const std::string path = directory_.write("file", pattern_bytes(1, 10));
-  expect_refused(path, Errc::kRequirementNotMet, "buffered",
-                 {.cache = CacheUse::kBuffered, .require_direct = true});
+  expect_refused(path, Errc::kRequirementNotMet, "direct I/O is required", {.cache = CacheUse::kDirect});
 }
 
 TEST_P(FilesOfTheSystem, TellsAReplacedAndARewrittenFileFromTheOldOne) {
@@ -204,7 +198,7 @@ TEST_P(FilesOfTheSystem, AnswersAChildProcessWithAnErrorAndLetsItDestroyTheBacke
 TEST(PosixFiles, GoOnWithoutDirectWhenAReadIsRefused) {
   const TemporaryDirectory directory;
   const std::string path = directory.write("file", pattern_bytes(1, 10'000));
-  PosixFiles files({.cache = CacheUse::kDirect}, "test");
+  PosixFiles files({}, "test");
   files.open(path);
   files.open(path);
   if (!files.all_direct()) GTEST_SKIP() << files.fallbacks().at(0).reason;
@@ -222,7 +216,7 @@ TEST(PosixFiles, GoOnWithoutDirectWhenAReadIsRefused) {
 
 TEST(PosixFiles, StayDirectWhereThatIsRequired) {
   const TemporaryDirectory directory;
-  PosixFiles files({.require_direct = true}, "test");
+  PosixFiles files({.cache = CacheUse::kDirect}, "test");
   const std::string path = directory.write("file", pattern_bytes(1, 10'000));
   try {
     files.open(path);
@@ -247,7 +241,7 @@ TEST(PosixBackend, RefusesRequirementsThatItCannotMeet) {
 
 TEST(MemoryBackend, RefusesRequirementsThatItCannotMeet) {
   for (const StorageOptions& options :
-       {StorageOptions{.require_io_uring = true}, StorageOptions{.require_direct = true},
+       {StorageOptions{.require_io_uring = true}, StorageOptions{.cache = CacheUse::kDirect},
         StorageOptions{.require_registered = true}}) {
     EXPECT_THROW(make_memory_backend(std::make_shared<MemoryFiles>(), options), Error);
   }

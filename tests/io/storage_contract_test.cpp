@@ -57,9 +57,10 @@ StorageCase on_disk(std::string name, CacheUse cache, bool registered = false) {
   return {.name = std::move(name),
           .make = [=] { return std::make_unique<FilesOnDisk>(kMake, cache, registered); },
           .unavailable =
-              [] {
+              [=] {
                 try {
-                  kMake({});
+                  FilesOnDisk files(kMake, cache, registered);
+                  files.make(1)->open(files.add_file(0, 1));
                   return std::string();
                 } catch (const Error& error) {
                   return std::string(error.what());

@@ -90,6 +90,10 @@ TEST_F(TarStorage, RefusesAMemberThatIsNotThere) {
   EXPECT_EQ(thrown_by([&] { open("inner/other.safetensors"); }).errc, Errc::kOpenFailed);
 }
 
+TEST_F(TarStorage, RefusesToReadDirectly) {
+  EXPECT_EQ(thrown_by([] { make_tar_backend({.cache = CacheUse::kDirect}); }).errc, Errc::kRequirementNotMet);
+}
+
 TEST_F(TarStorage, StopsAtABrokenHeader) {
   archive_[512 + 512 + 257] = std::byte{'x'};  // the second member's magic
   EXPECT_EQ(thrown_by([&] { open("inner/model.safetensors"); }).errc, Errc::kOpenFailed);

@@ -173,6 +173,15 @@ TEST_F(CommandTest, TheWayThatIsAskedForIsTaken) {
   const json posix = path_of({"--backend", "posix", "--io", "buffered"});
   EXPECT_EQ(posix["backend"], "posix");
   EXPECT_EQ(posix["direct"], false);
+  const bool has_direct = path_of({})["direct"];
+  for (const char* option : {"--io", "--require"}) {
+    if (has_direct) {
+      EXPECT_EQ(path_of({option, "direct"})["direct"], true);
+    } else {
+      expect_refusal(run_command({"run", path(), "--budget", kBudget, option, "direct"}),
+                     "direct I/O is required");
+    }
+  }
 }
 
 TEST_F(CommandTest, InspectListsShardsTensorsAndLayersIn80Columns) {

@@ -11,8 +11,8 @@ namespace tierstream {
 
 /// Whether reads bypass the page cache.
 enum class CacheUse {
-  kAuto,      ///< direct where the file system allows it
-  kDirect,    ///< direct; where it is refused, buffered, with the reason kept
+  kAuto,      ///< direct where the file system allows it; else buffered, with the reason kept
+  kDirect,    ///< direct, or Error kRequirementNotMet
   kBuffered,  ///< through the page cache
 };
 
@@ -22,7 +22,6 @@ struct StorageOptions {
   std::size_t threads = 8;         ///< of the posix backend
   /// A fallback from what is required here throws Error kRequirementNotMet instead of being recorded.
   bool require_io_uring = false;
-  bool require_direct = false;
   bool require_registered = false;
 };
 
