@@ -5,18 +5,16 @@
 #include <fmt/format.h>
 #include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/error.h>
-#include <tierstream/tiers/cpu_device.h>
-#include <unistd.h>
-#ifdef TIERSTREAM_HAS_CUDA
-#include <tierstream/tiers/cuda/cuda_device.h>
-#endif
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <optional>
 
 #include "report.h"
 #include "runs.h"
+#include "tools/device_choice.h"
+#include "tools/progress_bar.h"
 #include "wordpiece.h"
 
 namespace tierstream::minilm {
@@ -39,50 +37,6 @@ struct Options {
   std::size_t passes = 5;
   bool json = false;
 };
-
-/// One line of a terminal that is wiped at the end; nothing where there is no terminal.
-class Progress {
- public:
-  explicit Progress(std::size_t steps) : steps_(steps), terminal_(::isatty(::fileno(stderr)) == 1) {}
-  Progress(const Progress&) = delete;
-  Progress& operator=(const Progress&) = delete;
-  ~Progress() {
-    if (terminal_) fmt::print(stderr, "\r\033[K");
-  }
-
-  void begin(std::string label) {
-    label_ = std::move(label);
-    show();
-  }
-  void step() {
-    ++done_;
-    show();
-  }
-
- private:
-  void show() const {
-    if (!terminal_) return;
-    const std::size_t filled = kBarColumns * done_ / steps_;
-    fmt::print(stderr, "\r{:<25} [{:=<{}}{:<{}}] pass {} of {}\033[K", label_, "", filled, "",
-               kBarColumns - filled, done_, steps_);
-    std::fflush(stderr);
-  }
-
-  static constexpr std::size_t kBarColumns = 30;
-  std::size_t steps_;
-  bool terminal_;
-  std::size_t done_ = 0;
-  std::string label_;
-};
-
-std::shared_ptr<Device> make_device(const std::string& name) {
-#ifdef TIERSTREAM_HAS_CUDA
-  if (name == "cuda" || (name.empty() && cuda_device_count() > 0)) return make_cuda_device(0);
-#else
-  if (name == "cuda") throw Error(Errc::kInvalidArgument, "built without CUDA");
-#endif
-  return make_cpu_device();
-}
 
 /// [batch, tokens], shorter lists filled with `padding`.
 at::Tensor to_batch(const std::vector<std::vector<std::int64_t>>& lists, std::int64_t padding) {
@@ -146,18 +100,23 @@ bool run(const Options& options) {
   }
   std::vector<Run> runs;
   {
-    Progress progress((1 + budgets.size()) * options.passes);
+    std::optional<ProgressBar> bar;
+    std::uint64_t done_bytes = 0;
+    const auto begin_run = [&](const std::string& label) {
+      bar.emplace(label, weight_bytes * options.passes);
+      done_bytes = 0;
+    };
     const Job job{.checkpoint = checkpoint,
                   .config = config,
                   .device = device,
                   .ids = ids,
                   .mask = ids != tokenizer.padding(),
                   .passes = options.passes,
-                  .on_pass = [&] { progress.step(); }};
-    progress.begin("resident");
+                  .on_pass = [&] { bar->update(done_bytes += weight_bytes); }};
+    begin_run("resident");
     runs.push_back(run_resident(job));
     for (const auto& [name, shares] : budgets) {
-      progress.begin("streamed, " + name);
+      begin_run("streamed, " + name);
       runs.push_back(run_streamed(job, name, shares));
     }
   }
@@ -183,8 +142,7 @@ int run_program(int argc, char** argv) {
       ->allow_extra_args(false);
   program.add_option("--budget", options.budget, "One streamed run, e.g. gpu=60MiB,pinned=4MiB");
   program.add_option("--passes", options.passes, "Times that every run repeats")->check(CLI::Range(1, 10000));
-  program.add_option("--device", options.device, "cpu or cuda; default: cuda where there is one")
-      ->check(CLI::IsMember({"cpu", "cuda"}));
+  program.add_option("--device", options.device, "cpu, cuda or cuda:N; default: cuda where there is one");
   program.add_flag("--json", options.json, "Print one JSON object");
   try {
     program.parse(argc, argv);
