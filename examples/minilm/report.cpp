@@ -6,6 +6,9 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <utility>
+
+#include "tools/path_report.h"
 
 namespace tierstream::minilm {
 namespace {
@@ -144,6 +147,22 @@ std::string describe_runs(const Results& results) {
   return table.text();
 }
 
+/// Once for all streamed runs where they took the same way.
+std::string describe_paths(std::span<const Run> runs) {
+  std::string text;
+  std::string last;
+  for (const Run& run : runs) {
+    if (!run.streaming) continue;
+    const std::string lines = describe_path(run.streaming->path, run.streaming->ring_refusal);
+    if (std::exchange(last, lines) == lines) continue;
+    for (std::size_t begin = 0, end = 0; begin < lines.size(); begin = end + 1) {
+      end = lines.find('\n', begin);
+      text += fit(lines.substr(begin, end - begin), kColumns) + "\n";
+    }
+  }
+  return text;
+}
+
 json to_json(const TierBytes& bytes) {
   return {
       {"disk", bytes.disk}, {"page_cache", bytes.page_cache}, {"pinned", bytes.pinned}, {"gpu", bytes.gpu}};
@@ -165,8 +184,8 @@ json to_json(const Run& run) {
     const StreamingReport& report = *run.streaming;
     object["budget"] = {{"gpu", used(report).gpu}, {"pinned", used(report).pinned}};
     object["slots"] = {{"layers", report.layers.slots}, {"words", report.words.slots}};
-    object["backend"] = report.path.backend;
-    object["direct"] = report.path.direct;
+    object["path"] = path_to_json(report.path, report.ring_refusal);
+    object["path"]["ring_registered"] = report.ring_refusal.empty();
     object["peak_bytes"] = {{"gpu", report.peak_bytes.gpu}, {"pinned", report.peak_bytes.pinned}};
     for (const PassStats& pass : report.passes) {
       object["passes"].push_back({{"seconds", pass.seconds},
@@ -184,7 +203,7 @@ bool are_bit_equal(std::span<const Run> runs) {
 }
 
 std::string describe(const Results& results) {
-  return describe_similarities(results) + "\n" + describe_runs(results);
+  return describe_similarities(results) + "\n" + describe_runs(results) + "\n" + describe_paths(results.runs);
 }
 
 std::string to_json(const Results& results) {

@@ -122,6 +122,7 @@ Run run_streamed(const Job& job, std::string name, const BudgetShares& shares) {
   report.peak_bytes.gpu += words.streamer().stats().peak_bytes.gpu;
   report.peak_bytes.pinned += words.streamer().stats().peak_bytes.pinned;
   report.path = streamer.storage_path();
+  report.ring_refusal = streamer.registration_refusal();
   return run;
 }
 

@@ -54,7 +54,8 @@ struct StreamingReport {
   Plan words;
   std::vector<PassStats> passes;   ///< of both together
   StreamerStats::Peak peak_bytes;  ///< the sum of both peaks
-  StoragePath path;
+  StoragePath path;                ///< of the layers; that of the words is of the same kind
+  std::string ring_refusal;        ///< why their ring is not registered; empty: it is
 };
 
 struct Run {
