@@ -18,8 +18,10 @@ enum class CacheUse {
 
 struct StorageOptions {
   CacheUse cache = CacheUse::kAuto;
-  std::size_t max_in_flight = 64;  ///< requests; at 1 MiB each, 64 MiB keep an array of drives busy
-  std::size_t threads = 8;         ///< of the posix backend
+  /// Requests. At 1 MiB each, 32 MiB keep a drive busy; an array wants more. Many at once end together, and
+  /// nearest layers late: drives serve what they have been given side by side.
+  std::size_t max_in_flight = 32;
+  std::size_t threads = 8;  ///< of the posix backend
   /// A fallback from what is required here throws Error kRequirementNotMet instead of being recorded.
   bool require_io_uring = false;
   bool require_registered = false;
