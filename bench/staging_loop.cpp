@@ -72,6 +72,7 @@ class FreeDevice final : public Device {
     if (memory == MAP_FAILED) throw Error(Errc::kOutOfMemory, "no addresses left");
     return {*this, static_cast<std::byte*>(memory), bytes};
   }
+  MemoryRoom memory_room() override { return {std::uint64_t{1} << 62, "nothing"}; }
   HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
     return {*this, memory};
   }

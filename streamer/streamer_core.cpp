@@ -38,6 +38,20 @@ std::unique_ptr<StorageBackend> open_files(const LayerTable& table) {
   return storage;
 }
 
+/// The machine's limits, before anything is allocated: memory that is given out untouched would be missed
+/// only when it is written to, by an end of the process.
+void refuse_more_than_there_is(const Budget& used, Device& device) {
+  const auto refuse_beyond = [](const MemoryRoom& room, std::uint64_t bytes, std::string_view what) {
+    if (bytes <= room.bytes) return;
+    throw Error(Errc::kOutOfMemory, fmt::format("{} needs {} bytes; there are {} by {}", what, bytes,
+                                                room.bytes, room.limited_by));
+  };
+  const MemoryRoom host = host_memory_room();
+  if (device.traits().is_host) return refuse_beyond(host, used.gpu + used.pinned, "gpu and pinned together");
+  refuse_beyond(device.memory_room(), used.gpu, "gpu");
+  refuse_beyond(host, used.pinned, "pinned");
+}
+
 void warn_on_stderr(std::string_view line) {
   std::fprintf(stderr, "tierstream: %.*s\n", static_cast<int>(line.size()), line.data());
 }
@@ -91,6 +105,7 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   std::iota(order_.begin(), order_.end(), 0u);
   plan_ = make_plan(table_, options_.budget, {},
                     {.reads_land = device_->traits().reads_land, .request_bytes = options_.request_bytes});
+  refuse_more_than_there_is(plan_.used, *device_);
   const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
   reads_land_ = lands(plan_.outside) || std::ranges::any_of(plan_.layers, lands);
   staging_ = std::make_unique<Staging>(*this, open_files(table_));

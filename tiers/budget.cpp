@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/memory_room.h>
 
 #include <algorithm>
 #include <array>
@@ -28,6 +30,8 @@ constexpr std::array kUnits = {
     Unit{"TB", 1'000'000'000'000},
 };
 constexpr std::string_view kUnitNames = "B, KiB, MiB, GiB, TiB, KB, MB, GB, TB";
+
+constexpr std::uint64_t kMostReserveBytes = 1u << 30;  ///< left to the rest of the program
 
 struct Tier {
   std::string_view name;
@@ -120,6 +124,18 @@ Budget Budget::parse(std::string_view text) {
     }
     budget.*tier->bytes = parse_bytes(entry.substr(equals + 1));
   }
+  return budget;
+}
+
+Budget Budget::detect(Device& device) {
+  constexpr std::uint64_t kUsefulPinnedBytes = 256u << 20;
+  const auto less_reserve = [](std::uint64_t bytes) {
+    return bytes - std::min(bytes / 4, kMostReserveBytes);
+  };
+  const std::uint64_t host = less_reserve(host_memory_room().bytes);
+  Budget budget;
+  budget.pinned = std::min(kUsefulPinnedBytes, host / 8);
+  budget.gpu = device.traits().is_host ? host - budget.pinned : less_reserve(device.memory_room().bytes);
   return budget;
 }
 

@@ -1,6 +1,7 @@
 #include <tierstream/tiers/cpu_device.h>
 #include <tierstream/tiers/host_memory.h>
 #include <tierstream/tiers/layer_layout.h>
+#include <tierstream/tiers/memory_room.h>
 
 #include <condition_variable>
 #include <cstring>
@@ -139,7 +140,10 @@ class CpuCopyQueue final : public CopyQueue {
 class CpuDevice final : public Device {
  public:
   explicit CpuDevice(const CpuDeviceOptions& options)
-      : traits_{.name = "cpu", .reads_land = options.reads_land, .memory_alignment = kSlotAlignment} {}
+      : traits_{.name = "cpu",
+                .reads_land = options.reads_land,
+                .is_host = true,
+                .memory_alignment = kSlotAlignment} {}
 
   const DeviceTraits& traits() const override { return traits_; }
 
@@ -147,6 +151,8 @@ class CpuDevice final : public Device {
   DeviceMemory allocate(std::size_t bytes) override {
     return {*this, HostMemory(bytes, HostMemory::FirstTouch::kLater).release(), bytes};
   }
+
+  MemoryRoom memory_room() override { return host_memory_room(); }
 
   void populate(std::span<std::byte> memory) noexcept override { HostMemory::populate(memory); }
 

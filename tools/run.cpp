@@ -30,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 
 struct RunArguments {
   std::string path;
-  std::string budget;
+  std::string budget = "auto";
   std::string layers;
   std::uint32_t passes = 1;
   bool verify = false;
@@ -126,8 +126,8 @@ RunReport run(const RunArguments& arguments, const std::stop_token& stop) {
   RunReport report;
   report.checkpoint = arguments.path;
   report.layers = choose_layers(checkpoint, arguments);
-  report.budget = Budget::parse(arguments.budget);
   const std::shared_ptr<Device> device = make_device(arguments.device, !arguments.no_landing);
+  report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
   report.device = device->traits().name;
   std::optional<TensorVerifier> verifier;
   if (arguments.verify) verifier.emplace(seed_of(checkpoint, arguments), *device, checkpoint.files());
@@ -176,9 +176,10 @@ void add_run(CLI::App& program) {
   const auto arguments = std::make_shared<RunArguments>();  // shared: the callback lives in `program`
   command->add_option("PATH", arguments->path, "A .safetensors file or a checkpoint's directory")->required();
   command
-      ->add_option("--budget", arguments->budget,
-                   "Bytes for each tier, e.g.\ngpu=2GiB,pinned=64MiB,page_cache=0")
-      ->required();
+      ->add_option(
+          "--budget", arguments->budget,
+          "Bytes for each tier, e.g.\ngpu=2GiB,pinned=64MiB,page_cache=0;\nauto: what the machine has")
+      ->capture_default_str();
   command->add_option("--layers", arguments->layers,
                       "Common prefix of the layers' names, e.g.\nmodel.layers (default: the largest list)");
   command->add_option("--passes", arguments->passes, "Walks over the layers")

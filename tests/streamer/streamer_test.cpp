@@ -216,15 +216,17 @@ TEST_P(StreamerTest, RefusesRequestSizesThatDoNotDivideBlocks) {
   }
 }
 
-/// The CPU device, with streams that can be told to be captured.
+/// A device of its own memory by the side of the CPU, with streams that can be told to be captured.
 class CapturedDevice final : public Device {
  public:
   std::atomic<bool> captured = false;
+  std::uint64_t room_bytes = 1u << 30;
 
-  const DeviceTraits& traits() const override { return inner_->traits(); }
+  const DeviceTraits& traits() const override { return traits_; }
   DeviceMemory allocate(std::size_t bytes) override {
     return {*this, HostMemory(bytes, HostMemory::FirstTouch::kLater).release(), bytes};
   }
+  MemoryRoom memory_room() override { return {room_bytes, "the test"}; }
   HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
     return {*this, memory};
   }
@@ -244,8 +246,32 @@ class CapturedDevice final : public Device {
   void free_memory(std::byte* data, std::size_t bytes) noexcept override { HostMemory::adopt(data, bytes); }
   void unregister_host(std::span<std::byte>) noexcept override {}
 
+  const DeviceTraits traits_{.name = "captured"};
   std::shared_ptr<Device> inner_ = make_cpu_device();
 };
+
+TEST(StreamerRoom, MoreThanTheDeviceHasIsRefusedBeforeItIsAllocated) {
+  const SmallModel model(3);
+  const auto device = std::make_shared<CapturedDevice>();
+  device->room_bytes = 100'000;
+  expect_throws(Errc::kOutOfMemory, HasSubstr("there are 100000 by the test"),
+                [&] { Streamer(model.table, {.device = device, .budget = model.budget(2)}); });
+}
+
+TEST(StreamerRoom, MoreThanTheHostHasIsRefusedBeforeItIsAllocated) {
+  LayerTable table;
+  for (int i = 0; i < 2; ++i) {
+    table.layers.push_back({.name = fmt::format("layers.{}", i),
+                            .tensors = {{.name = "t",
+                                         .dtype = DType::kU8,
+                                         .shape = {std::int64_t{1} << 50},
+                                         .bytes = std::uint64_t{1} << 50,
+                                         .source = static_cast<const std::byte*>(nullptr)}}});
+  }
+  expect_throws(Errc::kOutOfMemory, HasSubstr("gpu and pinned together needs"), [&] {
+    Streamer(table, {.budget = {.gpu = std::uint64_t{1} << 60, .pinned = 0, .page_cache = 0}});
+  });
+}
 
 TEST(StreamerInACapture, RefusesToAcquireAndRelease) {
   const SmallModel model(3);

@@ -32,6 +32,9 @@ class FakeDevice final : public Device {
     return {*this, HostMemory(bytes).release(), bytes};
   }
 
+  MemoryRoom memory_room() override { return {room_bytes_, "the test"}; }
+  void set_room(std::uint64_t bytes) { room_bytes_ = bytes; }
+
   HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) override {
     if (!registration_refusal_.empty()) {
       refusal = registration_refusal_;
@@ -88,6 +91,7 @@ class FakeDevice final : public Device {
   const DeviceTraits traits_ = {.name = "fake"};
   Timelines timelines_;
   std::string registration_refusal_;
+  std::uint64_t room_bytes_ = std::uint64_t{1} << 40;
   std::size_t allocated_bytes_ = 0;
   std::size_t registered_bytes_ = 0;
   int events_made_ = 0;

@@ -140,6 +140,14 @@ class CudaDevice final : public Device {
     return {*this, static_cast<std::byte*>(data), bytes};
   }
 
+  MemoryRoom memory_room() override {
+    const CurrentDevice current(ordinal_);
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return {free, "free memory of " + traits_.name};
+  }
+
   HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) override {
     const CurrentDevice current(ordinal_);
     const cudaError_t status =

@@ -75,6 +75,7 @@ class SimulatedDevice final : public Device {
     allocated_bytes_ += bytes;
     return {*this, data, bytes};
   }
+  MemoryRoom memory_room() override { return {std::uint64_t{1} << 40, "the simulation"}; }
   std::uint64_t allocated_bytes() const { return allocated_bytes_; }
   HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
     return {*this, memory};

@@ -8,6 +8,8 @@
 
 namespace tierstream {
 
+class Device;
+
 /// Bytes that each tier may hold. Never exceeded.
 struct Budget {
   std::uint64_t gpu = 0;         ///< slots, resident tensors, tensors outside the layers
@@ -17,6 +19,14 @@ struct Budget {
   /// Parses e.g. "gpu=6GiB,pinned=512MiB,page_cache=0"; a tier left out is 0.
   /// Throws Error kInvalidBudget for an unknown tier or unit, a tier named twice, or an overflow.
   static Budget parse(std::string_view text);
+
+  /// What this machine has to give now, less a reserve for the rest of the program: a quarter of the device's
+  /// memory room or 1 GiB, whichever is less, and the same of the host's. Pinned gets what a ring can use
+  /// (256 MiB), gpu the rest of the device.
+  /// Errors: those of Device::memory_room.
+  static Budget detect(Device& device);
+
+  bool operator==(const Budget&) const = default;
 };
 
 /// Parses "4096", "64KiB", "1.5GiB", "2GB" (units B, KiB, MiB, GiB, TiB, KB, MB, GB, TB; case does not

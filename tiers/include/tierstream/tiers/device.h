@@ -1,5 +1,7 @@
 #pragma once
 
+#include <tierstream/tiers/memory_room.h>
+
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
@@ -86,6 +88,7 @@ class HostRegistration {
 struct DeviceTraits {
   std::string name;                    ///< "cpu", "cuda:0"
   bool reads_land = false;             ///< storage may read straight into device memory
+  bool is_host = false;                ///< its memory is the host's: one room for both
   std::size_t memory_alignment = 256;  ///< of `allocate`; bytes
 };
 
@@ -100,6 +103,9 @@ class Device {
   virtual const DeviceTraits& traits() const = 0;
 
   virtual DeviceMemory allocate(std::size_t bytes) = 0;
+
+  /// What `allocate` may still take.
+  virtual MemoryRoom memory_room() = 0;
 
   /// Gives memory of `allocate` its pages, where the device would do so only at the first write; contents
   /// stay. May run beside copies and reads into it.
