@@ -48,7 +48,8 @@ run_logged() {
 
 show_last_line() {
   local columns
-  columns=$(tput cols 2>/dev/null || echo 80)
+  columns=$(stty size 2>/dev/null </dev/tty | cut -d ' ' -f 2) || true
+  ((${columns:-0} > 6)) || columns=80
   # Ends with the command it belongs to, also when that one was killed.
   while kill -0 $$ 2>/dev/null; do
     printf '\r\033[K    %.*s' "$((columns - 6))" "$(tail -n 1 "$1" | tr -d '\r')"
