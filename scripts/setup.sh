@@ -161,7 +161,7 @@ configure() {
   command -v ccache >/dev/null && set -- -DCMAKE_CXX_COMPILER_LAUNCHER=ccache "$@"
   mkdir -p "build/$preset"
   run_once "build/$preset/.configured" "$(hash_of CMakePresets.json <(printf '%s\n' "$PWD" "$@"))" \
-    "configure-$preset" "configure the preset $preset" cmake --preset "$preset" "$@"
+    "configure-$preset" "configure the preset $preset" cmake --fresh --preset "$preset" "$@"
 }
 
 # configure_dev: one build directory for the demo and the tests, so that nothing is compiled twice.
