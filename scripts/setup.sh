@@ -95,7 +95,7 @@ set_up_packages() {
     run_logged packages "system packages:$missing" install_packages sudo -n
   else
     fail "system packages are missing. Run this line, then this script again:
-  sudo apt-get install --no-install-recommends$missing"
+  sudo apt-get update && sudo apt-get install --no-install-recommends$missing"
   fi
 }
 
