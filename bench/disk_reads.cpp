@@ -22,7 +22,7 @@ namespace tierstream {
 namespace {
 
 constexpr std::uint64_t kRequestBytes = 1u << 20;
-constexpr std::size_t kRequests = 32;  // in flight, as by default
+constexpr std::size_t kRequests = 16;  // in flight, as by default
 constexpr std::uint64_t kMemoryBytes = kRequests * kRequestBytes;
 constexpr std::uint32_t kLayers = 8;  // of the checkpoint; only its bytes matter here
 

@@ -29,7 +29,7 @@ struct StreamerOptions {
   /// slots do not divide the layers, one load a pass does not overlap.
   bool stable_slots = false;
   /// Registers the slots with the storage where reads land in them. Off: it takes the first touch of the
-  /// whole gpu budget (0.2 s a GiB and more) before the first read. What it gains is not settled, see
+  /// whole gpu budget (0.2 s a GiB and more) before the first read, and passes are no faster for it, see
   /// docs/decisions/0004.
   bool register_slots = false;
   /// How long the end waits for reads and copies under way before it leaves their memory to leak.
