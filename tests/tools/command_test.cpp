@@ -267,6 +267,22 @@ TEST_F(CommandTest, CtrlCEndsALongRunAtOnce) {
   }
 }
 
+TEST_F(CommandTest, CtrlCEndsARunWhoseLayersAreAllThere) {
+  Command command(
+      {"run", path(), "--budget", "gpu=1GiB,pinned=64MiB", "--passes", "100000000", "--device", "cpu"});
+  ASSERT_TRUE(command.wait_for_line("ready"));
+  command.send(SIGINT);
+  EXPECT_EQ(command.finish().exit_code, 130);
+}
+
+TEST_F(CommandTest, RunTakesByItselfWhatTheMachineHas) {
+  const CommandResult result = run_command({"run", path(), "--passes", "2", "--device", "cpu", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json report = json::parse(result.out);
+  EXPECT_GT(report["budget"]["gpu"], std::uint64_t{64} << 20);
+  EXPECT_EQ(report["passes"][1]["bytes"]["disk"], 0u) << "the model is small: all of it stays";
+}
+
 TEST_F(CommandTest, AFullOutputIsAnError) {
   const std::string line = std::string(TIERSTREAM_COMMAND) + " inspect " + path() + " >/dev/full 2>/dev/null";
   EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 2);
@@ -281,7 +297,6 @@ TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
       {{}, "subcommand"},
       {{"stream"}, "see tierstream --help"},
       {{"run"}, "see tierstream run --help"},
-      {{"run", p}, "--budget"},
       {{"run", p, "--budget", kBudget, "--pases", "2"}, "--pases"},
       {{"run", p, "--budget", kBudget, "--passes", "0"}, "--passes: Value 0 not in range 1 to "},
       {{"run", p, "--budget", kBudget, "--passes", "-1"}, "--passes"},
