@@ -358,11 +358,8 @@ std::size_t StagingLoop::blocks_reading() const {
 
 std::chrono::nanoseconds StagingLoop::patience() {
   if (stopping_) return kDrainInterval;
-  const bool copies_unheard = !parts_.copies.notifies() &&
-                              (!copying_.empty() || std::ranges::any_of(targets_, [](const Target& target) {
-                                return target.stage == Target::Stage::kAbandoned;
-                              }));
-  if (copies_unheard || parts_.slots.fences_pending()) return kPollInterval;
+  const bool copies_unheard = !parts_.copies.notifies() && (!copying_.empty() || slots_pending_);
+  if (copies_unheard || (slots_pending_ && parts_.slots.fences_pending())) return kPollInterval;
   return parts_.hand_off.may_sleep() ? std::chrono::nanoseconds::max() : std::chrono::nanoseconds{0};
 }
 
