@@ -10,7 +10,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <regex>
 #include <sstream>
 
 #include "support/checkpoint_files.h"
@@ -193,7 +192,10 @@ TEST_F(CommandTest, InspectListsShardsTensorsAndLayersIn80Columns) {
   EXPECT_THAT(result.out, HasSubstr("layers model.layers\n"));
   EXPECT_THAT(result.out, HasSubstr("5 layers of "));
   EXPECT_THAT(result.out, HasSubstr("3 tensors  outside"));
-  EXPECT_LE(columns_of(std::regex_replace(result.out, std::regex("\n {8}no .*"), "")), 80u);  // no reasons
+  for (const std::string& line : lines_of(result.out)) {
+    if (line.starts_with("        no ")) continue;  // a fallback's reason may be long
+    EXPECT_LE(line.size(), 80u) << line;
+  }
 }
 
 TEST_F(CommandTest, InspectPrintsJson) {
