@@ -21,8 +21,7 @@ struct RawReading {
   unsigned parallel;  ///< threads, or reads in flight of the one ring
   std::uint64_t request_bytes;
   /// What the reads land in, used in turn. As much as the subject has: where a virtual disk's bytes are
-  /// copied by the host's processor, reading into a few MiB that stay in its cache is up to 1.4 times as
-  /// fast.
+  /// copied by the host's processor, a few MiB that stay in its cache would be read faster.
   std::uint64_t memory_bytes = 0;
 };
 

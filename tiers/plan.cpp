@@ -11,8 +11,7 @@ namespace {
 constexpr std::uint64_t kMinimumRequestBytes = 4096;  ///< the alignment of direct I/O
 /// Blocks below this cost more requests than they save memory; two of them keep the ring moving.
 constexpr std::uint32_t kMinimumBlocks = 2;
-/// With at least this many, reads go on while copies run, and a block is copied soon after its bytes came: at
-/// 64 MiB, 16 blocks streamed from the build machine's disk 1.03 times as fast as 8.
+/// With at least this many, reads go on while copies run, and a block is copied soon after its bytes came.
 constexpr std::uint32_t kComfortableBlocks = 16;
 
 /// The largest blocks of which the budget holds a comfortable number, else as many of the smallest as it
