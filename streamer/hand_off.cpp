@@ -232,13 +232,9 @@ void HandOff::fail_for_good(std::exception_ptr error) noexcept {
 }
 
 void HandOff::drop(std::uint32_t slot, std::exception_ptr error) noexcept {
-  {
-    const std::scoped_lock lock(mutex_);
-    --places_[slot].leases;
-    if (!failed_for_good_) failed_for_good_ = std::move(error);
-    is_changed_ = true;
-  }
-  published_.notify_all();
+  fail_for_good(std::move(error));  // first: a slot that comes free unfenced must find nothing wanted
+  const std::scoped_lock lock(mutex_);
+  --places_[slot].leases;
 }
 
 // --- The staging loop ---

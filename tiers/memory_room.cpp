@@ -1,11 +1,10 @@
-#include <sys/resource.h>
 #include <tierstream/tiers/memory_room.h>
 
 #include <algorithm>
 #include <charconv>
 #include <fstream>
 #include <limits>
-#include <sstream>
+#include <optional>
 #include <string_view>
 #include <utility>
 
@@ -14,13 +13,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr unsigned kCapIpcLock = 14;  ///< linux/capability.h
-
-std::optional<std::uint64_t> to_number(std::string_view text, int base = 10) {
+std::optional<std::uint64_t> to_number(std::string_view text) {
   const auto first = text.find_first_not_of(" \t");
   if (first == std::string_view::npos) return {};
   std::uint64_t number = 0;
-  const auto [end, status] = std::from_chars(text.data() + first, text.data() + text.size(), number, base);
+  const auto [end, status] = std::from_chars(text.data() + first, text.data() + text.size(), number);
   if (status != std::errc{}) return {};
   return number;
 }
@@ -34,10 +31,10 @@ std::optional<std::uint64_t> read_number(const fs::path& path) {
 }
 
 /// The number behind `key` at the beginning of a line.
-std::optional<std::uint64_t> read_field(const fs::path& path, std::string_view key, int base = 10) {
+std::optional<std::uint64_t> read_field(const fs::path& path, std::string_view key) {
   std::ifstream file(path);
   for (std::string line; std::getline(file, line);) {
-    if (line.starts_with(key)) return to_number(std::string_view(line).substr(key.size()), base);
+    if (line.starts_with(key)) return to_number(std::string_view(line).substr(key.size()));
   }
   return {};
 }
@@ -119,14 +116,6 @@ MemoryRoom host_memory_room(const fs::path& root) {
   const auto least = std::ranges::min_element(rooms, {}, &MemoryRoom::bytes);
   if (least == rooms.end()) return {std::numeric_limits<std::uint64_t>::max(), "nothing known"};
   return *least;
-}
-
-std::optional<std::uint64_t> memlock_limit(const fs::path& root) {
-  const std::uint64_t capabilities = read_field(root / "proc/self/status", "CapEff:", 16).value_or(0);
-  if ((capabilities >> kCapIpcLock & 1) != 0) return {};
-  rlimit limit{};
-  if (::getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return {};
-  return limit.rlim_cur;
 }
 
 }  // namespace tierstream

@@ -31,9 +31,7 @@ double median(std::vector<double> values) {
 }
 
 Budget used(const StreamingReport& report) {
-  return {.gpu = report.layers.used.gpu + report.words.used.gpu,
-          .pinned = report.layers.used.pinned + report.words.used.pinned,
-          .page_cache = 0};
+  return BudgetShares{report.layers.used, report.words.used}.total();
 }
 
 std::string describe_slots(const Plan& plan) {

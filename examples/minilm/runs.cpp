@@ -64,7 +64,9 @@ BudgetShares least_shares(const ModelTables& tables, const PlanOptions& planning
 }
 
 BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOptions& planning) {
-  BudgetShares shares = least_shares(tables, planning);
+  const Plan layers = make_plan(tables.layers, kAmple, {}, planning);
+  const Plan words = make_plan(tables.words, kAmple, {}, planning);
+  BudgetShares shares{layers.minimum, words.minimum};
   const Budget least = shares.total();
   if (total.gpu < least.gpu || total.pinned < least.pinned) {
     throw Error(Errc::kBudgetTooSmall,
@@ -72,8 +74,6 @@ BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOpt
                             "gpu={},pinned={}",
                             least.gpu, least.pinned, total.gpu, total.pinned));
   }
-  const Plan layers = make_plan(tables.layers, kAmple, {}, planning);
-  const Plan words = make_plan(tables.words, kAmple, {}, planning);
   std::uint64_t spare = total.gpu - least.gpu;
   const auto give = [&spare](Budget& to, std::uint64_t slots, std::uint64_t slot_bytes) {
     const std::uint64_t bytes = std::min(slots, spare / slot_bytes) * slot_bytes;
@@ -81,9 +81,10 @@ BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOpt
     spare -= bytes;
   };
   const std::size_t count = tables.layers.layers.size();
-  give(shares.layers, std::max<std::size_t>(count / 2, 1) - 1, layers.slot_bytes);
+  const std::size_t half = std::max<std::size_t>(count / 2, 1);
+  give(shares.layers, half - 1, layers.slot_bytes);
   give(shares.words, tables.words.layers.size() - 1, words.slot_bytes);
-  give(shares.layers, count - std::max<std::size_t>(count / 2, 1), layers.slot_bytes);
+  give(shares.layers, count - half, layers.slot_bytes);
   shares.layers.page_cache = total.page_cache;
   shares.layers.pinned += total.pinned - least.pinned;  // blocks of words are small: two reads suffice
   return shares;

@@ -130,9 +130,7 @@ class CudaDevice final : public Device {
     void* data = nullptr;
     const cudaError_t status = clear_failure(cudaMalloc(&data, bytes));
     if (status == cudaErrorMemoryAllocation) {
-      std::size_t free = 0;
-      std::size_t total = 0;
-      check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+      const auto [free, total] = free_and_total_bytes();
       throw Error(Errc::kOutOfMemory, fmt::format("{}: {} bytes needed, {} of {} bytes are free",
                                                   traits_.name, bytes, free, total));
     }
@@ -142,10 +140,7 @@ class CudaDevice final : public Device {
 
   MemoryRoom memory_room() override {
     const CurrentDevice current(ordinal_);
-    std::size_t free = 0;
-    std::size_t total = 0;
-    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-    return {free, "free memory of " + traits_.name};
+    return {free_and_total_bytes().first, "free memory of " + traits_.name};
   }
 
   HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) override {
@@ -198,6 +193,14 @@ class CudaDevice final : public Device {
   }
 
  private:
+  /// Of the current device.
+  static std::pair<std::size_t, std::size_t> free_and_total_bytes() {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+    return {free, total};
+  }
+
   void free_memory(std::byte* data, std::size_t) noexcept override { ignore(cudaFree(data)); }
   void unregister_host(std::span<std::byte> memory) noexcept override {
     ignore(cudaHostUnregister(memory.data()));

@@ -57,9 +57,9 @@ class Pass;
 
 /// Stages the layers of a table ahead of their use, within the budgets.
 ///
-///   Streamer streamer(checkpoint.layers("model.layers"), {.budget =
-///   Budget::parse("gpu=2GiB,pinned=64MiB")}); for (Lease layer : streamer.pass())
-///   use(layer["mlp.up_proj.weight"]);
+///   const Budget budget = Budget::parse("gpu=2GiB,pinned=64MiB");
+///   Streamer streamer(checkpoint.layers("model.layers"), {.budget = budget});
+///   for (Lease layer : streamer.pass()) use(layer["mlp.up_proj.weight"]);
 ///
 /// One staging thread owns all streaming state; it starts with the constructor and begins at once with the
 /// tensors outside the layers and the first layers.

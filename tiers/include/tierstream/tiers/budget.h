@@ -25,8 +25,6 @@ struct Budget {
   /// (256 MiB), gpu the rest of the device.
   /// Errors: those of Device::memory_room.
   static Budget detect(Device& device);
-
-  bool operator==(const Budget&) const = default;
 };
 
 /// Parses "4096", "64KiB", "1.5GiB", "2GB" (units B, KiB, MiB, GiB, TiB, KB, MB, GB, TB; case does not

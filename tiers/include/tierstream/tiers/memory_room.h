@@ -2,7 +2,6 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,9 +24,5 @@ std::vector<MemoryRoom> host_memory_rooms(const std::filesystem::path& root = "/
 
 /// The least of them. Where nothing is known: all of the address space, "nothing known".
 MemoryRoom host_memory_room(const std::filesystem::path& root = "/");
-
-/// Bytes that the process may lock (RLIMIT_MEMLOCK); nothing where there is no limit or a privilege lifts it
-/// (CAP_IPC_LOCK).
-std::optional<std::uint64_t> memlock_limit(const std::filesystem::path& root = "/");
 
 }  // namespace tierstream
