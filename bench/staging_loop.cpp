@@ -21,7 +21,7 @@ namespace {
 
 constexpr std::uint64_t kBlockBytes = 8u << 20;
 constexpr std::uint64_t kRequestBytes = 1u << 20;
-constexpr std::uint32_t kRingBlocks = 8;
+constexpr std::uint32_t kRingBlocks = 16;  // the fewest for which a plan takes blocks of this size
 constexpr std::uint32_t kSlots = 3;
 constexpr std::uint32_t kLayers = 32;
 /// What the loop may cost.
@@ -144,6 +144,9 @@ class FreeStaging {
                         {.gpu = kSlots * blocks_per_layer * kBlockBytes, .pinned = kRingBlocks * kBlockBytes},
                         {}, {.reads_land = how.lands, .request_bytes = kRequestBytes})),
         storage_(table_.files.front().info.bytes, how.completions_at_a_time) {
+    if (!how.lands && plan_.ring.block_bytes != kBlockBytes) {
+      throw Error(Errc::kInternal, "the plan's blocks are not those that this bench counts");
+    }
     storage_.open(table_.files.front().path);
     std::iota(order_.begin(), order_.end(), 0u);
   }

@@ -71,7 +71,7 @@ std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
   if (++place.leases == 1 && !waiting_.empty()) published_.notify_all();
   if (layer != layers_) {
     // On schedule the next slot comes free only at this lease's end, so the loop may sleep on till then.
-    if (schedule_.anchor(layer)) wake = changed();
+    if (schedule_.anchor(layer)) wake |= changed();
     schedule_.advance_past(layer);
     account(place);
     is_changed_ = true;
@@ -124,27 +124,55 @@ HandOff::Grant HandOff::acquire(std::uint32_t layer, const std::stop_token& stop
   if (stop.stop_requested()) throw given_up(layer, Errc::kCancelled);
   if (const std::optional<Grant> granted = try_acquire(layer)) return *granted;
 
-  struct Wait {
-    HandOff& hand_off;
-    std::uint32_t layer;
-    Wait(HandOff& h, std::uint32_t l) : hand_off(h), layer(l) { hand_off.begin_wait(layer); }
-    ~Wait() { hand_off.end_wait(layer); }
-  };
-  const Wait wait{*this, layer};
+  begin_wait(layer);
   bool wake = false;
-  std::optional<Grant> granted;
+  std::optional<Answer> answer;
   {
     std::unique_lock lock(mutex_);
-    const auto ready = [&] { return (granted = grant(layer, wake)).has_value(); };
+    const auto answered = [&] { return (answer = answer_to(layer, wake)).has_value(); };
     if (deadline) {
-      published_.wait_until(lock, stop, *deadline, ready);
+      published_.wait_until(lock, stop, *deadline, answered);
     } else {
-      published_.wait(lock, stop, ready);
+      published_.wait(lock, stop, answered);
     }
+    if (!answer) wake |= leave(layer);
   }
   if (wake) wake_loop_();
-  if (granted) return *granted;
+  if (answer) return get(*answer);
   throw given_up(layer, stop.stop_requested() ? Errc::kCancelled : Errc::kTimedOut);
+}
+
+/// The end of a wait is one step with what ends it: were the layer still waited for after its error was
+/// taken, it would be staged again, and the next caller would get an error that is older than its wait.
+std::optional<HandOff::Answer> HandOff::answer_to(std::uint32_t layer, bool& wake) {
+  Answer answer;
+  try {
+    if (const std::optional<Grant> granted = grant(layer, wake)) {
+      answer = *granted;
+    } else {
+      return std::nullopt;
+    }
+  } catch (...) {
+    answer = std::current_exception();
+  }
+  wake |= leave(layer);
+  return answer;
+}
+
+HandOff::Grant HandOff::get(const Answer& answer) {
+  if (const auto* error = std::get_if<std::exception_ptr>(&answer)) std::rethrow_exception(*error);
+  return std::get<Grant>(answer);
+}
+
+std::optional<HandOff::Grant> HandOff::try_end_wait(std::uint32_t layer) {
+  bool wake = false;
+  std::optional<Answer> answer;
+  {
+    const std::scoped_lock lock(mutex_);
+    answer = answer_to(layer, wake);
+  }
+  if (wake) wake_loop_();
+  return answer ? std::optional(get(*answer)) : std::nullopt;
 }
 
 void HandOff::begin_wait(std::uint32_t layer) {
@@ -168,11 +196,18 @@ void HandOff::end_wait(std::uint32_t layer) {
   bool wake = false;
   {
     const std::scoped_lock lock(mutex_);
-    const auto found = std::ranges::find(waiting_, layer, &Waiting::layer);
-    if (--found->callers == 0) waiting_.erase(found);
-    wake = changed();  // another caller may go on waiting for a layer whose error this one has taken
+    wake = leave(layer);
   }
   if (wake) wake_loop_();
+}
+
+bool HandOff::leave(std::uint32_t layer) {
+  const auto found = std::ranges::find(waiting_, layer, &Waiting::layer);
+  if (--found->callers == 0) {
+    waiting_.erase(found);
+    failures_[layer] = nullptr;  // nobody is left to hear it
+  }
+  return changed();  // another caller may go on waiting for a layer whose error this one has taken
 }
 
 void HandOff::release(std::uint32_t slot, std::span<const Stream> streams) {
@@ -327,7 +362,7 @@ void HandOff::add_unused(const TierBytes& load) {
 void HandOff::fail(std::uint32_t layer, std::exception_ptr error) {
   {
     const std::scoped_lock lock(mutex_);
-    failures_[layer] = std::move(error);
+    if (is_waited_for(layer)) failures_[layer] = std::move(error);
     only_on_demand_[layer] = 1;
     is_changed_ = true;
   }

@@ -14,6 +14,7 @@
 #include <optional>
 #include <span>
 #include <stop_token>
+#include <variant>
 #include <vector>
 
 #include "clock.h"
@@ -56,15 +57,18 @@ class HandOff {
   };
 
   /// Leases `layer` if it is published. Otherwise empty: the look-ahead is anchored at it, and the loop
-  /// woken. Throws the layer's read error (once), Error kTooManyLeases, or the first device error.
+  /// woken. Throws the layer's read error (once, and only one that came while a caller waited), Error
+  /// kTooManyLeases, or the first device error.
   std::optional<Grant> try_acquire(std::uint32_t layer);
 
   /// Waits for it. Throws also Error kCancelled and kTimedOut.
   Grant acquire(std::uint32_t layer, const std::stop_token& stop,
                 std::optional<std::chrono::steady_clock::time_point> deadline);
 
-  /// Says that a caller waits for `layer`, which makes it the most urgent, until `end_wait`.
+  /// Says that a caller waits for `layer`, which makes it the most urgent, until `try_end_wait` grants or
+  /// throws, or the caller gives up by `end_wait`.
   void begin_wait(std::uint32_t layer);
+  std::optional<Grant> try_end_wait(std::uint32_t layer);
   void end_wait(std::uint32_t layer);
 
   /// Ends a lease. The slot is fenced by `streams`: the one at acquire and the current one.
@@ -103,7 +107,8 @@ class HandOff {
   void publish(std::uint32_t slot, std::uint32_t layer, const Event& ready, const TierBytes& load);
   /// Takes a published, unleased layer back. False: it is leased.
   bool try_reclaim(std::uint32_t slot);
-  /// The next acquire of `layer` throws `error`; until then it is not wanted.
+  /// One of those who wait for `layer` gets `error`. Waits nobody, it is forgotten, and the layer staged
+  /// again when somebody does: an error is never older than the wait that it ends.
   void fail(std::uint32_t layer, std::exception_ptr error);
   /// Bytes moved for a layer that was given up before it was published.
   void add_unused(const TierBytes& load);
@@ -123,8 +128,14 @@ class HandOff {
     std::uint32_t callers;
   };
 
-  /// With the mutex held. Sets `wake` when the loop must be woken once it is free.
+  /// How a wait ends.
+  using Answer = std::variant<Grant, std::exception_ptr>;
+  static Grant get(const Answer& answer);
+
+  // With the mutex held. `wake` is set, or true returned, when the loop must be woken once the mutex is free.
   std::optional<Grant> grant(std::uint32_t layer, bool& wake);
+  std::optional<Answer> answer_to(std::uint32_t layer, bool& wake);
+  [[nodiscard]] bool leave(std::uint32_t layer);
   bool is_waited_for(std::uint32_t layer) const;
   void refuse_hopeless(std::uint32_t layer) const;
   void charge(StallCause cause);
@@ -145,10 +156,8 @@ class HandOff {
   Schedule schedule_;
   std::vector<Place> places_;                 // one per slot, and one for the outside
   std::vector<std::uint32_t> place_of_;       // by layer
-  std::vector<std::exception_ptr> failures_;  // by layer; thrown once by its next acquire
-  // By layer: its last read failed. It is staged again when a caller waits for it, not ahead of that, so that
-  // an error is never older than the wait it ends.
-  std::vector<std::uint8_t> only_on_demand_;
+  std::vector<std::exception_ptr> failures_;  // by layer; thrown once, to one of those who wait
+  std::vector<std::uint8_t> only_on_demand_;  // by layer: its last read failed
   std::exception_ptr failed_for_good_;
   std::vector<Waiting> waiting_;
   std::chrono::nanoseconds charged_until_{0};

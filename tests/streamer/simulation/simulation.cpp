@@ -140,7 +140,9 @@ class World {
     const bool faulty = chance(50);
     StorageFaults faults{.late = 0.1 + 0.8 * static_cast<double>(below(100)) / 100,
                          .completes_early = lies_.storage_completes_early};
-    if (faulty) faults = {faults.late, 0.2, 0.1, 0.1, chance(50) ? 0.02 : 0.0, faults.completes_early};
+    if (faulty)
+      faults = {faults.late,           0.2, 0.1, 0.1, std::array{0.0, 0.0, 0.02, 0.2}[below(4)],
+                faults.completes_early};
     storage_.emplace(random_, files_, alignment_, faults, 1 + below(8));
     for (const SourceFile& file : table_.files) storage_->open(file.path);
 
@@ -164,6 +166,7 @@ class World {
     if (device_->allocated_bytes() > budget.gpu) throw Failure("more device memory than the gpu budget");
     if (ring_->memory().size() > budget.pinned) throw Failure("more host memory than the pinned budget");
     callers_.resize(1 + below(3));
+    failures_before_wait_.resize(layers() + 1);
     impatient_ = chance(30);  // elsewhere a wait that does not end by itself must show
     actions_left_ = 20 + below(60);
     breaks_down_at_ = chance(5) ? below(actions_left_) : 0;
@@ -182,6 +185,7 @@ class World {
 
   void step_loop() {
     if (loop_failed_) return;
+    failures_heard_ = storage_->failures().size();  // the step begins with what the one before collected
     try {
       loop_->step();
     } catch (const Error& error) {
@@ -196,8 +200,8 @@ class World {
   void act(Caller& caller) {
     if (caller.waits_for) {
       const std::uint32_t layer = *caller.waits_for;
-      if (impatient_ && chance(1) && layer != layers()) return stop_waiting(caller);  // deadline, cancelled
-      return try_acquire(caller, layer);
+      if (impatient_ && chance(1) && layer != layers()) return give_up_waiting(caller);
+      return try_end_wait(caller, layer);
     }
     if (!caller.holds.empty() && (actions_left_ == 0 || chance(50))) return release(caller);
     if (actions_left_ == 0) return;
@@ -235,24 +239,44 @@ class World {
 
   void try_acquire(Caller& caller, std::uint32_t layer) {
     try {
-      if (const auto grant = hand_off_->try_acquire(layer)) {
-        stop_waiting(caller);
-        use(caller, layer, *grant);
-      } else if (!caller.waits_for) {
-        hand_off_->begin_wait(layer);
-        caller.waits_for = layer;
-      }
+      if (const auto grant = hand_off_->try_acquire(layer)) return use(caller, layer, *grant);
     } catch (const Error& error) {
-      stop_waiting(caller);
-      check_refusal(layer, error);
+      if (error.errc() == Errc::kReadFailed && !anyone_waits_for(layer)) {
+        throw Failure(fmt::format("an error of layer {} was kept though nobody waited for it", layer));
+      }
+      return check_refusal(layer, error);
     }
+    if (!anyone_waits_for(layer)) failures_before_wait_[layer] = failures_heard_;
+    hand_off_->begin_wait(layer);
+    caller.waits_for = layer;
   }
 
-  void stop_waiting(Caller& caller) {
-    if (!caller.waits_for) return;
+  void try_end_wait(Caller& caller, std::uint32_t layer) {
+    std::optional<HandOff::Grant> grant;
+    try {
+      grant = hand_off_->try_end_wait(layer);
+    } catch (const Error& error) {
+      wait_is_over(caller);
+      return check_refusal(layer, error);
+    }
+    if (!grant) return;
+    wait_is_over(caller);
+    use(caller, layer, *grant);
+  }
+
+  /// Its deadline has passed, or it was cancelled.
+  void give_up_waiting(Caller& caller) {
     hand_off_->end_wait(*caller.waits_for);
+    wait_is_over(caller);
+  }
+
+  void wait_is_over(Caller& caller) {
     caller.waits_for.reset();
     ++progress_;
+  }
+
+  bool anyone_waits_for(std::uint32_t layer) const {
+    return std::ranges::any_of(callers_, [layer](const Caller& c) { return c.waits_for == layer; });
   }
 
   void use(Caller& caller, std::uint32_t layer, const HandOff::Grant& grant) {
@@ -341,13 +365,15 @@ class World {
     if (tensor == layer.tensors.end()) {
       throw Failure(fmt::format("layer {} got the error of another: {}", layer_index, error.what()));
     }
-    const bool injected =
-        std::ranges::any_of(storage_->failures(), [&](const SimulatedStorage::Failure& failure) {
-          // A read that went on after a short part fails behind its beginning.
-          return failure.path == place.file && failure.offset >= place.offset.value() &&
-                 failure.offset < *place.offset + place.expected_bytes.value();
-        });
-    if (!injected) throw Failure(fmt::format("an error that storage did not make: {}", error.what()));
+    auto failures = std::span(storage_->failures()).subspan(failures_before_wait_[layer_index]);
+    const bool injected = std::ranges::any_of(failures, [&](const SimulatedStorage::Failure& failure) {
+      // A read that went on after a short part fails behind its beginning.
+      return failure.path == place.file && failure.offset >= place.offset.value() &&
+             failure.offset < *place.offset + place.expected_bytes.value();
+    });
+    if (!injected) {
+      throw Failure(fmt::format("an error that storage did not make since the wait began: {}", error.what()));
+    }
   }
 
   void check_too_many(std::uint32_t layer) {
@@ -413,6 +439,8 @@ class World {
   std::optional<StagingLoop> loop_;
 
   std::vector<Caller> callers_;
+  std::size_t failures_heard_ = 0;                 // by the loop, of storage's
+  std::vector<std::size_t> failures_before_wait_;  // by layer: before the first of those who wait for it
   bool impatient_ = false;
   std::uint64_t actions_left_ = 0;
   std::uint64_t breaks_down_at_ = 0;
