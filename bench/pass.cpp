@@ -40,9 +40,11 @@ Streamer make_streamer(const BenchCheckpoint& checkpoint, const Case& how) {
   const std::shared_ptr<Device> device = make_cpu_device({.reads_land = how.lands});
   constexpr Budget kPlenty{.gpu = std::uint64_t{1} << 62, .pinned = kRingBytes};
   const Plan plan = make_plan(table, kPlenty, {}, {.reads_land = how.lands});
-  return {table,
-          {.device = device,
-           .budget = {.gpu = plan.outside.slot_bytes + kSlots * plan.slot_bytes, .pinned = kRingBytes}}};
+  return {
+      table,
+      {.device = device,
+       .budget = {.gpu = plan.outside.slot_bytes + kSlots * plan.largest_slot_bytes, .pinned = kRingBytes},
+       .max_slots = kSlots}};
 }
 
 std::string describe(Streamer& streamer) {

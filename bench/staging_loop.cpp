@@ -73,7 +73,7 @@ class FreeDevice final : public Device {
     return {*this, static_cast<std::byte*>(memory), bytes};
   }
   MemoryRoom memory_room() override { return {std::uint64_t{1} << 62, "nothing"}; }
-  HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
+  HostRegistration register_host(std::span<std::byte> memory, std::string&, HostAccess) override {
     return {*this, memory};
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<FreeEvent>(); }
@@ -140,9 +140,12 @@ class FreeStaging {
  public:
   FreeStaging(std::uint32_t blocks_per_layer, const Case& how)
       : table_(make_table(blocks_per_layer)),
-        plan_(make_plan(table_,
-                        {.gpu = kSlots * blocks_per_layer * kBlockBytes, .pinned = kRingBlocks * kBlockBytes},
-                        {}, {.reads_land = how.lands, .request_bytes = kRequestBytes})),
+        plan_(make_plan(
+            table_, {.gpu = kSlots * blocks_per_layer * kBlockBytes, .pinned = kRingBlocks * kBlockBytes}, {},
+            {.reads_land = how.lands,
+             .max_slots = kSlots,
+             .request_bytes = kRequestBytes,
+             .layer_seconds = {}})),
         storage_(table_.files.front().info.bytes, how.completions_at_a_time) {
     if (!how.lands && plan_.ring.block_bytes != kBlockBytes) {
       throw Error(Errc::kInternal, "the plan's blocks are not those that this bench counts");
@@ -156,7 +159,7 @@ class FreeStaging {
     for (const std::uint32_t layer : order_) {
       std::optional<HandOff::Grant> grant;
       while (!(grant = hand_off_.try_acquire(layer))) loop_.step();
-      hand_off_.release(grant->slot, std::array{Stream{}});
+      hand_off_.release(grant->place, std::array{Stream{}});
     }
     hand_off_.end_pass();
   }
@@ -173,7 +176,7 @@ class FreeStaging {
   std::unique_ptr<CopyQueue> copies_ = device_.make_copy_queue({});
   SteadyClock clock_;
   SlotRule rule_{.slots = plan_.slots, .stable = false};
-  HandOff hand_off_{kLayers, rule_, slots_, clock_, [] {}};
+  HandOff hand_off_{std::vector<std::uint8_t>(kLayers, 1), rule_, slots_, clock_, [] {}};
   StagingLoop loop_{{.table = table_,
                      .plan = plan_,
                      .storage = storage_,
@@ -181,7 +184,8 @@ class FreeStaging {
                      .copies = *copies_,
                      .ring = ring_,
                      .slots = slots_,
-                     .outside_memory = nullptr,
+                     .staying_memory = nullptr,
+                     .page_cache = nullptr,
                      .hand_off = hand_off_,
                      .rule = rule_}};
   std::vector<std::uint32_t> order_ = std::vector<std::uint32_t>(kLayers);

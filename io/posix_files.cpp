@@ -78,6 +78,7 @@ const PosixFile& PosixFiles::open(const std::string& path) {
   }
 
   file.info.bytes = status.stx_size;
+  file.info.is_local_file = true;
   file.info.version = {.device = makedev(status.stx_dev_major, status.stx_dev_minor),
                        .inode = status.stx_ino,
                        .modified_ns = status.stx_mtime.tv_sec * 1'000'000'000 + status.stx_mtime.tv_nsec};

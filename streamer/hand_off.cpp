@@ -31,22 +31,32 @@ Error given_up(std::uint32_t layer, Errc why) {
 /// More callers than this waiting at one time make the list grow: rare, and the only allocation.
 constexpr std::size_t kExpectedWaiting = 16;
 
+/// Layers that take no slot and are staged ahead: enough to keep the links busy.
+constexpr std::uint32_t kAheadWithoutSlot = 3;
+
 }  // namespace
 
-HandOff::HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Clock& clock,
+HandOff::HandOff(std::vector<std::uint8_t> needs_slot, SlotRule rule, SlotArena& arena, const Clock& clock,
                  std::function<void()> wake_loop)
-    : layers_(layers),
+    : needs_slot_(std::move(needs_slot)),
+      layers_(static_cast<std::uint32_t>(needs_slot_.size())),
       rule_(rule),
       arena_(arena),
       clock_(clock),
       wake_loop_(std::move(wake_loop)),
-      schedule_(layers),
-      places_(rule.slots + 1),
-      place_of_(layers + 1, kNone),
-      failures_(layers + 1),
-      only_on_demand_(layers + 1) {
+      schedule_(layers_),
+      places_(rule.slots + layers_ + 1),
+      stays_(layers_ + 1),
+      to_come_(static_cast<std::uint32_t>(std::ranges::count(needs_slot_, 0))),
+      place_of_(layers_ + 1, kNone),
+      failures_(layers_ + 1),
+      only_on_demand_(layers_ + 1) {
+  needs_slot_.push_back(0);
   waiting_.reserve(kExpectedWaiting);
+  known_.reserve(most_wanted());
 }
+
+std::size_t HandOff::most_wanted() const { return kExpectedWaiting + rule_.slots + kAheadWithoutSlot + 1; }
 
 bool HandOff::changed() {
   is_changed_ = true;
@@ -61,12 +71,12 @@ std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
     is_changed_ = true;  // wanted again: the next acquire tries anew
     std::rethrow_exception(std::exchange(failures_[layer], nullptr));
   }
-  const std::uint32_t slot = place_of_[layer];
-  if (slot == kNone) {
+  const std::uint32_t index = place_of_[layer];
+  if (index == kNone) {
     refuse_hopeless(layer);
     return std::nullopt;
   }
-  Place& place = places_[slot];
+  Place& place = places_[index];
   // The slot is no longer to be had for those who wait for another layer: one of them may now wait in vain.
   if (++place.leases == 1 && !waiting_.empty()) published_.notify_all();
   if (layer != layers_) {
@@ -76,13 +86,13 @@ std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
     account(place);
     is_changed_ = true;
   }
-  return Grant{slot, place.ready};
+  return Grant{index, {place.ready, stays_[layer].ready}};
 }
 
 /// A wait that only another lease's end could satisfy is an error, because that lease may be the caller's
 /// own.
 void HandOff::refuse_hopeless(std::uint32_t layer) const {
-  if (layer == layers_) return;
+  if (!needs_slot(layer)) return;
   for (std::uint32_t slot = 0; slot < rule_.slots; ++slot) {
     if (rule_.allows(layer, slot) && places_[slot].leases == 0) return;
   }
@@ -101,6 +111,8 @@ void HandOff::account(Place& place) {
   } else {
     bytes = place.load;
   }
+  Stay& stay = stays_[place.layer];
+  bytes += std::exchange(stay.load_counted, true) ? stay.again : stay.load;
   for (PassStats* stats : {&current_, &total_}) {
     ++stats->layers;
     stats->bytes += bytes;
@@ -210,16 +222,15 @@ bool HandOff::leave(std::uint32_t layer) {
   return changed();  // another caller may go on waiting for a layer whose error this one has taken
 }
 
-void HandOff::release(std::uint32_t slot, std::span<const Stream> streams) {
+void HandOff::release(std::uint32_t place, std::span<const Stream> streams) {
   bool wake = false;
   {
     const std::scoped_lock lock(mutex_);
-    Place& place = places_[slot];
-    if (slot < rule_.slots) {
-      for (const Stream stream : streams) arena_.fence(slot, stream);
+    const bool is_slot = place < rule_.slots;  // what stays is never rewritten: nothing to fence
+    if (is_slot) {
+      for (const Stream stream : streams) arena_.fence(place, stream);
     }
-    --place.leases;
-    if (place.leases == 0) wake = changed();
+    if (--places_[place].leases == 0 && is_slot) wake = changed();
   }
   if (wake) wake_loop_();
 }
@@ -253,7 +264,7 @@ void HandOff::add_stall(StallCause cause, std::chrono::nanoseconds time) {
 std::uint32_t HandOff::leases() const {
   const std::scoped_lock lock(mutex_);
   std::uint32_t sum = 0;
-  for (std::uint32_t slot = 0; slot < rule_.slots; ++slot) sum += places_[slot].leases;
+  for (std::uint32_t place = 0; place < own_place(layers_); ++place) sum += places_[place].leases;
   return sum;
 }
 
@@ -266,10 +277,10 @@ void HandOff::fail_for_good(std::exception_ptr error) noexcept {
   published_.notify_all();
 }
 
-void HandOff::drop(std::uint32_t slot, std::exception_ptr error) noexcept {
+void HandOff::drop(std::uint32_t place, std::exception_ptr error) noexcept {
   fail_for_good(std::move(error));  // first: a slot that comes free unfenced must find nothing wanted
   const std::scoped_lock lock(mutex_);
-  --places_[slot].leases;
+  --places_[place].leases;
 }
 
 // --- The staging loop ---
@@ -301,25 +312,42 @@ HandOff::Round HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCau
   charge(cause);
   loop_sleeps_ = false;
   const bool changed = std::exchange(is_changed_, false);
-  if (changed) {
-    wanted.clear();
-    for (const Waiting& waiting : waiting_) {
-      if (wanted.size() < rule_.slots || waiting.layer == layers_) wanted.push_back(waiting.layer);
-    }
-    std::size_t limit = rule_.slots;
-    if (std::ranges::find(wanted, layers_) != wanted.end()) {
-      ++limit;
-    } else if (place_of_[layers_] == kNone) {
-      wanted.push_back(layers_);
-      ++limit;
-    }
-    schedule_.append_upcoming(wanted, limit);
-    std::erase_if(wanted, [&](std::uint32_t layer) {
-      return failures_[layer] != nullptr || (only_on_demand_[layer] != 0 && !is_waited_for(layer));
-    });
-    if (failed_for_good_) wanted.clear();
-  }
+  if (changed) find_wanted(wanted);
   return {.changed = changed, .someone_waits = !waiting_.empty()};
+}
+
+/// As many layers with a slot as there are slots, and of those without, which take nothing from the others,
+/// what comes before the last of these.
+void HandOff::find_wanted(std::vector<std::uint32_t>& wanted) {
+  wanted.clear();
+  if (failed_for_good_) return;
+  std::uint32_t slots_left = rule_.slots;
+  std::uint32_t own_left = kAheadWithoutSlot;
+  const auto take = [&](std::uint32_t layer) {
+    std::uint32_t& left = needs_slot(layer) ? slots_left : own_left;
+    if (left == 0) return;
+    --left;
+    wanted.push_back(layer);
+  };
+  for (const Waiting& waiting : waiting_) {
+    needs_slot(waiting.layer) ? take(waiting.layer) : wanted.push_back(waiting.layer);
+  }
+  if (place_of_[layers_] == kNone && std::ranges::find(wanted, layers_) == wanted.end()) {
+    wanted.push_back(layers_);
+  }
+  known_ = wanted;
+  schedule_.visit_upcoming(known_, [&](std::uint32_t layer) {
+    if (needs_slot(layer)) {
+      if (slots_left == 0) return false;
+      take(layer);
+    } else if (place_of_[layer] == kNone) {
+      take(layer);
+    }
+    return slots_left != 0 || (own_left != 0 && to_come_ != 0);
+  });
+  std::erase_if(wanted, [&](std::uint32_t layer) {
+    return failures_[layer] != nullptr || (only_on_demand_[layer] != 0 && !is_waited_for(layer));
+  });
 }
 
 bool HandOff::may_sleep() {
@@ -328,15 +356,34 @@ bool HandOff::may_sleep() {
   return loop_sleeps_;
 }
 
+void HandOff::stay(std::uint32_t layer, const Event& ready, const TierBytes& load, const TierBytes& again) {
+  const std::scoped_lock lock(mutex_);
+  stays_[layer] = {.ready = &ready, .load = load, .again = again, .load_counted = false};
+}
+
 void HandOff::publish(std::uint32_t slot, std::uint32_t layer, const Event& ready, const TierBytes& load) {
   {
     const std::scoped_lock lock(mutex_);
     places_[slot] = {.layer = layer, .leases = 0, .ready = &ready, .load = load, .load_counted = false};
-    place_of_[layer] = slot;
-    only_on_demand_[layer] = 0;
-    is_changed_ = true;
+    announce(slot, layer);
   }
   published_.notify_all();
+}
+
+void HandOff::publish(std::uint32_t layer) {
+  {
+    const std::scoped_lock lock(mutex_);
+    places_[own_place(layer)].layer = layer;
+    if (layer != layers_) --to_come_;
+    announce(own_place(layer), layer);
+  }
+  published_.notify_all();
+}
+
+void HandOff::announce(std::uint32_t place, std::uint32_t layer) {
+  place_of_[layer] = place;
+  only_on_demand_[layer] = 0;
+  is_changed_ = true;
 }
 
 bool HandOff::try_reclaim(std::uint32_t slot) {

@@ -38,22 +38,33 @@ struct SlotRule {
 /// What callers and the staging loop say to each other: which layers are ready where, who leases them, who
 /// waits for what, and where in the schedule the callers are.
 ///
-/// Layers are numbered 0..L-1; number L stands for the tensors outside the layers, which have a place of
-/// their own behind the last slot, are published once and never reclaimed.
+/// Layers are numbered 0..L-1; number L stands for the tensors outside the layers. A layer's bytes are of two
+/// kinds: those that are streamed, in a slot, and those that stay. A layer that has none to stream takes no
+/// slot: it has a place of its own behind the slots, is published once and never reclaimed; so are the
+/// tensors outside.
 ///
 /// Threads: any; one mutex, held for a few operations on preallocated state and, at a release, for recording
 /// the slot's fence. Without blocking calls (`acquire`) it is driven by one thread in the simulation.
 class HandOff {
  public:
   /// `wake_loop` ends the loop's wait; called without the mutex.
-  HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Clock& clock,
+  /// `needs_slot`: by layer.
+  HandOff(std::vector<std::uint8_t> needs_slot, SlotRule rule, SlotArena& arena, const Clock& clock,
           std::function<void()> wake_loop);
+
+  /// The place of a layer that takes no slot, and of the tensors outside.
+  std::uint32_t own_place(std::uint32_t layer) const { return rule_.slots + layer; }
 
   // --- Callers ---
 
+  /// What a caller's stream waits for; belongs to the loop, valid while the layer is leased.
+  struct Ready {
+    const Event* streamed = nullptr;  ///< null: the layer takes no slot
+    const Event* staying = nullptr;   ///< null: nothing of it stays
+  };
   struct Grant {
-    std::uint32_t slot;
-    const Event* ready;  ///< to be waited for on the caller's stream; belongs to the loop, valid while leased
+    std::uint32_t place;  ///< a slot, or the layer's own place
+    Ready ready;
   };
 
   /// Leases `layer` if it is published. Otherwise empty: the look-ahead is anchored at it, and the loop
@@ -72,10 +83,10 @@ class HandOff {
   void end_wait(std::uint32_t layer);
 
   /// Ends a lease. The slot is fenced by `streams`: the one at acquire and the current one.
-  void release(std::uint32_t slot, std::span<const Stream> streams);
+  void release(std::uint32_t place, std::span<const Stream> streams);
 
   /// Ends a lease whose slot could not be fenced: nothing may be staged any more, see fail_for_good.
-  void drop(std::uint32_t slot, std::exception_ptr error) noexcept;
+  void drop(std::uint32_t place, std::exception_ptr error) noexcept;
 
   void begin_pass(std::span<const std::uint32_t> order, bool wraps);
   /// Statistics of the pass that ends here; its seconds are the caller's to fill in.
@@ -101,10 +112,17 @@ class HandOff {
   Round begin_round(std::vector<std::uint32_t>& wanted, StallCause cause);
   /// The same charge alone, before a publication ends the wait.
   void charge_wait(StallCause cause);
+  /// More than `begin_round` fills in, unless very many callers wait.
+  std::size_t most_wanted() const;
   /// False: callers have changed something since `begin_round`. True: the next change will wake the loop.
   bool may_sleep();
 
+  /// The bytes of a layer that stay have come, by `load`; each later use takes `again` from the tiers.
+  void stay(std::uint32_t layer, const Event& ready, const TierBytes& load, const TierBytes& again);
+  /// Publishes a layer in a slot, after what stays of it.
   void publish(std::uint32_t slot, std::uint32_t layer, const Event& ready, const TierBytes& load);
+  /// Publishes a layer that takes no slot.
+  void publish(std::uint32_t layer);
   /// Takes a published, unleased layer back. False: it is leased.
   bool try_reclaim(std::uint32_t slot);
   /// One of those who wait for `layer` gets `error`. Waits nobody, it is forgotten, and the layer staged
@@ -123,6 +141,13 @@ class HandOff {
     TierBytes load;  ///< moved for this publication
     bool load_counted = false;
   };
+  /// Of a layer's bytes that stay.
+  struct Stay {
+    const Event* ready = nullptr;
+    TierBytes load;  ///< moved once
+    TierBytes again;
+    bool load_counted = false;
+  };
   struct Waiting {
     std::uint32_t layer;
     std::uint32_t callers;
@@ -138,6 +163,9 @@ class HandOff {
   [[nodiscard]] bool leave(std::uint32_t layer);
   bool is_waited_for(std::uint32_t layer) const;
   void refuse_hopeless(std::uint32_t layer) const;
+  bool needs_slot(std::uint32_t layer) const { return needs_slot_[layer] != 0; }
+  void find_wanted(std::vector<std::uint32_t>& wanted);
+  void announce(std::uint32_t place, std::uint32_t layer);
   void charge(StallCause cause);
   void count_stall(StallCause cause, std::chrono::nanoseconds time);
   void account(Place& place);
@@ -145,6 +173,7 @@ class HandOff {
   /// Marks a change and returns whether the loop sleeps and must be woken once the mutex is free.
   [[nodiscard]] bool changed();
 
+  std::vector<std::uint8_t> needs_slot_;  // by layer, and 0 for the outside
   const std::uint32_t layers_;
   const SlotRule rule_;
   SlotArena& arena_;
@@ -154,12 +183,15 @@ class HandOff {
   mutable std::mutex mutex_;
   std::condition_variable_any published_;
   Schedule schedule_;
-  std::vector<Place> places_;                 // one per slot, and one for the outside
+  std::vector<Place> places_;                 // the slots', then each layer's own, the outside's last
+  std::vector<Stay> stays_;                   // by layer
+  std::uint32_t to_come_ = 0;                 // layers without a slot that are not published yet
   std::vector<std::uint32_t> place_of_;       // by layer
   std::vector<std::exception_ptr> failures_;  // by layer; thrown once, to one of those who wait
   std::vector<std::uint8_t> only_on_demand_;  // by layer: its last read failed
   std::exception_ptr failed_for_good_;
   std::vector<Waiting> waiting_;
+  std::vector<std::uint32_t> known_;  // of find_wanted; kept for its capacity
   std::chrono::nanoseconds charged_until_{0};
   bool is_changed_ = true;
   bool loop_sleeps_ = false;

@@ -1,5 +1,6 @@
 #include <tierstream/streamer/lease.h>
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -7,33 +8,35 @@
 
 namespace tierstream {
 
-Lease::Lease(std::shared_ptr<StreamerCore> core, std::uint32_t layer, std::uint32_t slot, Stream stream)
-    : core_(std::move(core)), layer_(layer), slot_(slot), stream_(stream) {}
+Lease::Lease(std::shared_ptr<StreamerCore> core, std::uint32_t layer, std::uint32_t place, Stream stream)
+    : core_(std::move(core)), layer_(layer), place_(place), stream_(stream) {}
 
 Lease& Lease::operator=(Lease&& other) noexcept {
   std::swap(core_, other.core_);
   std::swap(layer_, other.layer_);
-  std::swap(slot_, other.slot_);
+  std::swap(place_, other.place_);
   std::swap(stream_, other.stream_);
   return *this;
 }
 
 Lease::~Lease() {
-  if (core_) core_->release_for_sure(slot_, stream_);
+  if (core_) core_->release_for_sure(place_, stream_);
 }
 
 void Lease::release(Stream current_stream) {
   if (!core_) return;
   const std::array streams{stream_, current_stream};
-  core_->release(slot_, std::span(streams).first(current_stream == stream_ ? 1 : 2));
+  core_->release(place_, std::span(streams).first(current_stream == stream_ ? 1 : 2));
   core_.reset();
 }
+
+std::uint32_t Lease::slot() const noexcept { return std::min(place_, core_->plan().slots); }
 
 const Layer& Lease::layer() const noexcept { return core_->table().layers[layer_]; }
 
 std::size_t Lease::size() const noexcept { return layer().tensors.size(); }
 
-TensorView Lease::tensor(std::size_t index) const { return core_->tensor(layer_, slot_, index); }
+TensorView Lease::tensor(std::size_t index) const { return core_->tensor(layer_, place_, index); }
 
 TensorView Lease::operator[](std::string_view name) const { return tensor(find_tensor(layer(), name)); }
 

@@ -33,17 +33,4 @@ void Schedule::advance_past(std::uint32_t layer) {
   if (position < order_.size() && order_[position] == layer) position_ = position + 1;
 }
 
-void Schedule::append_upcoming(std::vector<std::uint32_t>& upcoming, std::size_t limit) {
-  ++round_;
-  for (const std::uint32_t layer : upcoming) seen_[layer] = round_;
-  const std::size_t start = next_position();
-  const std::size_t steps = wraps_ ? order_.size() : order_.size() - start;
-  for (std::size_t step = 0; step < steps && upcoming.size() < limit; ++step) {
-    const std::uint32_t layer = order_[(start + step) % order_.size()];
-    if (seen_[layer] == round_) continue;
-    seen_[layer] = round_;
-    upcoming.push_back(layer);
-  }
-}
-
 }  // namespace tierstream

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <utility>
 #include <vector>
 
 namespace tierstream {
@@ -24,10 +25,20 @@ class Schedule {
   /// The caller has been given `layer`: goes past it, if the next use is its.
   void advance_past(std::uint32_t layer);
 
-  /// Appends to `upcoming` the distinct layers used next, nearest first, until it holds `limit`; layers in it
-  /// already are not repeated (these may include the id behind the last layer). Does not allocate when
-  /// `upcoming` has room for `limit`.
-  void append_upcoming(std::vector<std::uint32_t>& upcoming, std::size_t limit);
+  /// Calls `visit` with the distinct layers used next, nearest first, until it returns false; those in
+  /// `known` are left out (it may include the id behind the last layer).
+  template <class Visit>
+  void visit_upcoming(std::span<const std::uint32_t> known, Visit&& visit) {
+    ++round_;
+    for (const std::uint32_t layer : known) seen_[layer] = round_;
+    const std::size_t start = next_position();
+    const std::size_t steps = wraps_ ? order_.size() : order_.size() - start;
+    for (std::size_t step = 0; step < steps; ++step) {
+      const std::uint32_t layer = order_[(start + step) % order_.size()];
+      if (std::exchange(seen_[layer], round_) == round_) continue;
+      if (!visit(layer)) return;
+    }
+  }
 
  private:
   std::size_t next_position() const;
@@ -35,7 +46,7 @@ class Schedule {
   std::vector<std::uint32_t> order_;
   std::size_t position_ = 0;  // of the next use; order_.size(): the end
   bool wraps_ = true;
-  // Marks layers seen in one append_upcoming, without clearing between calls.
+  // Marks layers seen in one visit_upcoming, without clearing between calls.
   std::vector<std::uint64_t> seen_;
   std::uint64_t round_ = 0;
 };

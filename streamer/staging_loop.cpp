@@ -20,20 +20,35 @@ constexpr std::uint64_t kLandingBit = std::uint64_t{1} << 63;
 
 StagingLoop::StagingLoop(const StagingParts& parts)
     : parts_(parts),
-      targets_(parts.slots.slots() + 1),
+      targets_(parts.slots.slots() + parts.table.layers.size() + 1),
+      again_(parts.table.layers.size() + 1),
       blocks_(parts.ring.shape().blocks),
       max_blocks_reading_((blocks_.size() + 1) / 2),
       target_of_(parts.table.layers.size() + 1),
       is_wanted_(parts.table.layers.size() + 1),
       completions_(parts.storage.limits().max_in_flight) {
-  for (Target& target : targets_) {
-    target.ready = parts_.device.make_event();
-    const bool is_outside = &target == &targets_.back();
-    target.memory = is_outside ? parts_.outside_memory : parts_.slots.address(index_of(target));
+  for (Target& target : targets_) target.ready = parts_.device.make_event();
+  for (std::uint32_t slot = 0; slot < parts_.rule.slots; ++slot) {
+    targets_[slot].memory = parts_.slots.address(slot);
+  }
+  for (std::uint32_t layer = 0; layer <= outside_layer(); ++layer) {
+    Target& target = staying(layer);
+    target.layer = layer;
+    if (layer == outside_layer()) {
+      target.layout = &parts_.plan.outside;
+      target.memory = parts_.staying_memory;
+      continue;
+    }
+    target.layout = &parts_.plan.residents[layer];
+    target.memory = parts_.staying_memory + parts_.plan.resident_offset(layer);
+    again_[layer].page_cache = parts_.plan.mapped[layer];
+    again_[layer].gpu = target.layout->disk_bytes() + target.layout->memory_bytes();
+    if (needs_slot(layer) && again_[layer].total() == 0)
+      target.stage = Target::Stage::kPublished;  // nothing stays
   }
   for (BlockUse& block : blocks_) block.copied = parts_.device.make_event();
   copying_.reserve(blocks_.size());
-  wanted_.reserve(targets_.size());
+  wanted_.reserve(parts_.hand_off.most_wanted());
   batch_.reserve(completions_.size());
 }
 
@@ -61,6 +76,11 @@ void StagingLoop::step() {
   const HandOff::Round round = parts_.hand_off.begin_round(wanted_, cause_);
   if (!stopping_) {
     if (round.changed || slots_pending_) give_slots();
+    if (waiting_for_pages_ != 0) {
+      for (Target& target : targets_) {
+        if (target.waits_for_pages) take_pages(target);
+      }
+    }
     start_reads();
     if (round.someone_waits) cause_ = cause_of_wait();
   }
@@ -148,11 +168,11 @@ void StagingLoop::finish_copies() {
 void StagingLoop::give_slots() {
   std::ranges::fill(is_wanted_, std::uint8_t{0});
   for (const std::uint32_t layer : wanted_) is_wanted_[layer] = 1;
-  for (Target& target : targets_) settle(target);
+  for (std::uint32_t slot = 0; slot < parts_.rule.slots; ++slot) settle(targets_[slot]);
   make_room();
   assign_targets();
   slots_pending_ =
-      std::ranges::any_of(wanted_, [this](std::uint32_t layer) { return !target_of_[layer]; }) ||
+      std::ranges::any_of(wanted_, [this](auto layer) { return needs_slot(layer) && !target_of_[layer]; }) ||
       std::ranges::any_of(targets_, [](const Target& t) { return t.stage == Target::Stage::kAbandoned; });
 }
 
@@ -165,7 +185,7 @@ void StagingLoop::make_room() {
   std::ptrdiff_t spoken_for = 0;  // slots free soon that nearer layers will take
   for (std::size_t rank = 0; rank < wanted_.size(); ++rank) {
     const std::uint32_t layer = wanted_[rank];
-    if (target_of_[layer] || layer == outside_layer()) continue;
+    if (target_of_[layer] || !needs_slot(layer)) continue;
     const auto free_soon =
         std::ranges::count_if(slots_for(layer), [&](const Target& t) { return is_free_soon(t); });
     if (free_soon <= spoken_for) make_room_for(rank);
@@ -182,7 +202,7 @@ void StagingLoop::make_room_for(std::size_t rank) {
   }
   for (std::size_t farther = wanted_.size() - 1; farther > rank; --farther) {
     const std::optional<std::uint32_t> slot = target_of_[wanted_[farther]];
-    if (!slot || wanted_[farther] == outside_layer() || !parts_.rule.allows(layer, *slot)) continue;
+    if (!slot || !parts_.rule.allows(layer, *slot)) continue;
     if (give_up(targets_[*slot])) return;
   }
 }
@@ -205,11 +225,11 @@ bool StagingLoop::give_up(Target& target) {
 
 void StagingLoop::assign_targets() {
   for (const std::uint32_t layer : wanted_) {
-    if (target_of_[layer]) continue;
-    if (layer == outside_layer()) {
-      if (targets_.back().stage == Target::Stage::kEmpty) start(targets_.back(), layer);
-      continue;
-    }
+    settle(staying(layer));
+    if (staying(layer).stage == Target::Stage::kEmpty) start(staying(layer), layer);
+  }
+  for (const std::uint32_t layer : wanted_) {
+    if (target_of_[layer] || !needs_slot(layer)) continue;
     std::optional<SlotArena::Slot> slot = parts_.rule.stable
                                               ? parts_.slots.try_take(parts_.rule.stable_slot_of(layer))
                                               : parts_.slots.try_take();
@@ -224,16 +244,44 @@ void StagingLoop::assign_targets() {
 void StagingLoop::start(Target& target, std::uint32_t layer) {
   target.stage = Target::Stage::kFilling;
   target.layer = layer;
-  target.layout = layer == outside_layer() ? &parts_.plan.outside : &parts_.plan.layers[layer];
+  if (is_slot(target)) {
+    target.layout = &parts_.plan.layers[layer];
+    target_of_[layer] = index_of(target);
+  }
   target.next_landing = 0;
   target.next_fill = 0;
   target.load = {};
-  target_of_[layer] = index_of(target);
   for (const MemoryCopy& copy : target.layout->memory_copies) {
     parts_.copies.copy(target.memory + copy.slot_offset, copy.source, copy.bytes);
     target.load.pinned += copy.bytes;
   }
-  settle(target);  // nothing to read: it is ready at once
+  if (!target.layout->mapped_copies.empty() || (!is_slot(target) && again_[layer].page_cache != 0)) {
+    target.waits_for_pages = true;
+    ++waiting_for_pages_;
+    if (parts_.page_cache->state(layer) != PageCache::State::kReady) parts_.page_cache->ask_for(layer);
+    take_pages(target);
+  } else {
+    settle(target);  // nothing to read: it is ready at once
+  }
+}
+
+/// Goes on with a target whose pages have come, or have failed to.
+void StagingLoop::take_pages(Target& target) {
+  PageCache& pages = *parts_.page_cache;
+  const PageCache::State state = pages.state(target.layer);
+  if (state == PageCache::State::kComing) return;
+  if (state == PageCache::State::kFailed) {
+    parts_.hand_off.fail(target.layer, pages.error(target.layer));
+    return abandon(target);
+  }
+  target.waits_for_pages = false;
+  --waiting_for_pages_;
+  target.load.disk += pages.take_read_bytes(target.layer);
+  for (const MappedCopy& copy : target.layout->mapped_copies) {
+    parts_.copies.copy(target.memory + copy.slot_offset, pages.address(copy.file, copy.offset), copy.bytes);
+    target.load.page_cache += copy.bytes;
+  }
+  settle(target);
 }
 
 /// Takes the target from its layer. Its memory comes free once nothing is under way into it.
@@ -243,11 +291,13 @@ void StagingLoop::abandon(Target& target) {
     if (target.open_block) {
       BlockUse& use = blocks_[*target.open_block];
       if (use.reads_under_way == 0) release_unread(use);
-      target.open_block.reset();
+      close_block(target);
     }
+    if (std::exchange(target.waits_for_pages, false)) --waiting_for_pages_;
   }
   target.stage = Target::Stage::kAbandoned;
-  target_of_[target.layer].reset();
+  slots_pending_ = true;
+  if (is_slot(target)) target_of_[target.layer].reset();
   settle(target);
 }
 
@@ -256,18 +306,51 @@ void StagingLoop::settle(Target& target) {
   const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;
   if (reading) return;
   if (target.stage == Target::Stage::kFilling) {
+    if (target.waits_for_pages) return;
     if (target.next_landing != target.layout->landings.size()) return;
     if (target.next_fill != target.layout->fills.size()) return;
-    parts_.copies.record(*target.ready);
-    target.stage = Target::Stage::kPublished;
-    parts_.hand_off.charge_wait(cause_);
-    parts_.hand_off.publish(index_of(target), target.layer, *target.ready, target.load);
+    is_slot(target) ? finish(target) : finish_staying(target);
   } else if (target.stage == Target::Stage::kAbandoned) {
     if (target.blocks_copying != 0 || !target.ready->done()) return;
     parts_.hand_off.add_unused(target.load);
     target.stage = Target::Stage::kEmpty;
     target.slot.reset();
   }
+}
+
+void StagingLoop::finish(Target& target) {
+  if (!all_there(target.layer)) return;
+  parts_.copies.record(*target.ready);
+  target.stage = Target::Stage::kPublished;
+  parts_.hand_off.charge_wait(cause_);
+  parts_.hand_off.publish(index_of(target), target.layer, *target.ready, target.load);
+}
+
+void StagingLoop::finish_staying(Target& target) {
+  const std::uint32_t layer = target.layer;
+  parts_.copies.record(*target.ready);
+  target.stage = Target::Stage::kPublished;
+  target.load.page_cache += again_[layer].page_cache;
+  parts_.hand_off.stay(layer, *target.ready, target.load, again_[layer]);
+  if (needs_slot(layer)) {
+    if (target_of_[layer]) settle(targets_[*target_of_[layer]]);
+    return;
+  }
+  parts_.hand_off.charge_wait(cause_);
+  parts_.hand_off.publish(layer);
+}
+
+bool StagingLoop::needs_slot(std::uint32_t layer) const {
+  return layer != outside_layer() && parts_.plan.needs_slot(layer);
+}
+
+bool StagingLoop::all_there(std::uint32_t layer) const {
+  return staying(layer).stage == Target::Stage::kPublished;
+}
+
+const StagingLoop::Target* StagingLoop::missing(std::uint32_t layer) const {
+  if (!all_there(layer) || !needs_slot(layer)) return &staying(layer);
+  return target_of_[layer] ? &targets_[*target_of_[layer]] : nullptr;
 }
 
 // --- Reads ---
@@ -278,20 +361,25 @@ void StagingLoop::start_reads() {
   room_ = parts_.storage.free_requests();
   for (const std::uint32_t layer : wanted_) {
     if (batch_.size() == room_) break;
-    if (!target_of_[layer]) continue;
-    Target& target = targets_[*target_of_[layer]];
-    if (target.stage != Target::Stage::kFilling) continue;
-    start_landings(target);
-    while (batch_.size() < room_ && (target.open_block || open_block(target))) read_into_open_block(target);
+    start_reads(staying(layer));
+    if (target_of_[layer]) start_reads(targets_[*target_of_[layer]]);
   }
   // A target that is not wanted any more may have been stopped in the middle of a block: it must not keep it.
-  for (Target& target : targets_) {
-    while (batch_.size() < room_ && target.open_block) read_into_open_block(target);
+  if (open_blocks_ != 0) {
+    for (Target& target : targets_) {
+      while (batch_.size() < room_ && target.open_block) read_into_open_block(target);
+    }
   }
   if (batch_.empty()) return;
   if (parts_.storage.submit(batch_) != batch_.size()) {
     throw Error(Errc::kInternal, "storage took fewer requests than it said it had room for");
   }
+}
+
+void StagingLoop::start_reads(Target& target) {
+  if (target.stage != Target::Stage::kFilling) return;
+  start_landings(target);
+  while (batch_.size() < room_ && (target.open_block || open_block(target))) read_into_open_block(target);
 }
 
 void StagingLoop::start_landings(Target& target) {
@@ -313,7 +401,12 @@ void StagingLoop::read_into_open_block(Target& target) {
   batch_.push_back({to_tag(id), FileId{read.file}, read.offset,
                     use.block->memory().subspan(read.target_offset, read.bytes)});
   ++use.reads_under_way;
-  if (++use.next_read == use.fill->reads.size()) target.open_block.reset();
+  if (++use.next_read == use.fill->reads.size()) close_block(target);
+}
+
+void StagingLoop::close_block(Target& target) {
+  target.open_block.reset();
+  --open_blocks_;
 }
 
 /// False: the target needs no further block, or there is none.
@@ -329,6 +422,7 @@ bool StagingLoop::open_block(Target& target) {
   use.fill = &target.layout->fills[target.next_fill++];
   use.next_read = 0;
   target.open_block = index;
+  ++open_blocks_;
   ++target.blocks_reading;
   return true;
 }
@@ -338,9 +432,10 @@ bool StagingLoop::open_block(Target& target) {
 /// The earliest unfinished stage of the last bytes of the layer that is waited for most urgently.
 StallCause StagingLoop::cause_of_wait() const {
   if (wanted_.empty()) return StallCause::kSlot;
-  const std::uint32_t layer = wanted_.front();
-  if (!target_of_[layer]) return StallCause::kSlot;
-  const Target& target = targets_[*target_of_[layer]];
+  const Target* const missing_part = missing(wanted_.front());
+  if (missing_part == nullptr) return StallCause::kSlot;
+  const Target& target = *missing_part;
+  if (target.waits_for_pages) return StallCause::kDisk;
   if (target.stage == Target::Stage::kPublished) return StallCause::kCopy;
   const bool all_submitted = target.next_landing == target.layout->landings.size() &&
                              target.next_fill == target.layout->fills.size();

@@ -3,6 +3,7 @@
 #include <tierstream/io/layer_table.h>
 #include <tierstream/io/storage_backend.h>
 #include <tierstream/tiers/device.h>
+#include <tierstream/tiers/page_cache.h>
 #include <tierstream/tiers/pinned_ring.h>
 #include <tierstream/tiers/plan.h>
 #include <tierstream/tiers/slot_arena.h>
@@ -29,7 +30,8 @@ struct StagingParts {
   CopyQueue& copies;
   PinnedRing& ring;
   SlotArena& slots;
-  std::byte* outside_memory;  ///< `plan.outside.slot_bytes` bytes of the device
+  std::byte* staying_memory;  ///< of the device: `plan.staying_bytes()`
+  PageCache* page_cache;      ///< null where the plan keeps nothing there
   HandOff& hand_off;
   SlotRule rule;
 };
@@ -60,12 +62,14 @@ class StagingLoop {
   bool drained() const;
 
  private:
-  /// One slot, or the memory of the tensors outside the layers, and the layer that is on its way into it.
+  /// Memory, and what is on its way into it: a slot and a layer's streamed bytes, or a layer's bytes that
+  /// stay, or those outside the layers, each in a place of their own. A layer that takes a slot is published
+  /// once what stays of it is there, too.
   struct Target {
     enum class Stage : std::uint8_t {
       kEmpty,
       kFilling,
-      kPublished,
+      kPublished,  ///< or, of what stays beside a slot: there
       kAbandoned,  ///< not wanted any more, but reads or copies into it are still under way
     };
     Stage stage = Stage::kEmpty;
@@ -77,6 +81,7 @@ class StagingLoop {
     std::size_t next_landing = 0;             ///< the first that has not been submitted
     std::size_t next_fill = 0;                ///< the first that has no block yet
     std::optional<std::uint32_t> open_block;  ///< its fill's reads are not all submitted
+    bool waits_for_pages = false;             ///< of the page-cache tier
     std::uint32_t landings_under_way = 0;
     std::uint32_t blocks_reading = 0;
     std::uint32_t blocks_copying = 0;
@@ -112,17 +117,30 @@ class StagingLoop {
   bool give_up(Target& target);
   void assign_targets();
   void start(Target& target, std::uint32_t layer);
+  void take_pages(Target& target);
   void abandon(Target& target);
   void settle(Target& target);
+  void finish(Target& target);
+  void finish_staying(Target& target);
   bool is_free_soon(const Target& target) const;
   std::span<Target> slots_for(std::uint32_t layer);
   std::uint32_t index_of(const Target& target) const;
   std::uint32_t outside_layer() const;
+  bool needs_slot(std::uint32_t layer) const;
+  bool is_slot(const Target& target) const { return index_of(target) < parts_.rule.slots; }
+  /// Of what stays of `layer`.
+  Target& staying(std::uint32_t layer) { return targets_[parts_.rule.slots + layer]; }
+  const Target& staying(std::uint32_t layer) const { return targets_[parts_.rule.slots + layer]; }
+  bool all_there(std::uint32_t layer) const;
+  /// What is missing of the layer most urgently; null: a slot for it.
+  const Target* missing(std::uint32_t layer) const;
 
   void start_reads();
+  void start_reads(Target& target);
   void start_landings(Target& target);
   void read_into_open_block(Target& target);
   bool open_block(Target& target);
+  void close_block(Target& target);
 
   StallCause cause_of_wait() const;
   std::size_t blocks_reading() const;
@@ -131,13 +149,16 @@ class StagingLoop {
                                 const Completion& completion) const;
 
   StagingParts parts_;
-  std::vector<Target> targets_;  // the slots, then the outside
+  std::vector<Target> targets_;   // the slots, then what stays, by layer; the outside is last
+  std::vector<TierBytes> again_;  // by layer: what each later use takes from the tiers of what stays
   std::vector<BlockUse> blocks_;
   /// Half the ring: were all of it read at once, the reads would end together, and storage would have nothing
   /// to do while all of it is copied.
   std::size_t max_blocks_reading_;
   std::vector<std::uint32_t> copying_;                   // blocks, in the order of their copies
-  std::vector<std::optional<std::uint32_t>> target_of_;  // by layer
+  std::vector<std::optional<std::uint32_t>> target_of_;  // by layer: its slot
+  std::size_t open_blocks_ = 0;                          // targets that have one
+  std::size_t waiting_for_pages_ = 0;                    // targets that do
   std::vector<std::uint32_t> wanted_;                    // most urgent first
   std::vector<std::uint8_t> is_wanted_;                  // by layer
   std::vector<ReadRequest> batch_;

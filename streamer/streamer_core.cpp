@@ -47,9 +47,17 @@ void refuse_more_than_there_is(const Budget& used, Device& device) {
                                                 room.bytes, room.limited_by));
   };
   const MemoryRoom host = host_memory_room();
-  if (device.traits().is_host) return refuse_beyond(host, used.gpu + used.pinned, "gpu and pinned together");
+  if (device.traits().is_host) {
+    return refuse_beyond(host, used.gpu + used.pinned + used.page_cache, "all tiers together");
+  }
   refuse_beyond(device.memory_room(), used.gpu, "gpu");
-  refuse_beyond(host, used.pinned, "pinned");
+  refuse_beyond(host, used.pinned + used.page_cache, "pinned and page_cache together");
+}
+
+std::vector<std::uint8_t> slots_needed(const Plan& plan) {
+  std::vector<std::uint8_t> needed(plan.layers.size());
+  for (std::size_t i = 0; i < needed.size(); ++i) needed[i] = plan.needs_slot(i);
+  return needed;
 }
 
 void warn_on_stderr(std::string_view line) {
@@ -74,12 +82,16 @@ std::size_t find_tensor(const Layer& layer, std::string_view name) {
 
 StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBackend> opened)
     : storage(std::move(opened)),
-      outside_reservation(core.gpu_.reserve(core.plan_.outside.slot_bytes, "tensors outside the layers")),
-      outside(core.device_->allocate(core.plan_.outside.slot_bytes)),
+      pages(core.plan_.page_cache.empty()
+                ? nullptr
+                : std::make_unique<FilePageCache>(core.table_, core.plan_, *core.device_, core.page_cache_,
+                                                  [backend = storage.get()] { backend->wake(); })),
+      staying_reservation(core.gpu_.reserve(core.plan_.staying_bytes(), "residents")),
+      staying(core.device_->allocate(core.plan_.staying_bytes())),
       ring(*core.device_, core.pinned_, core.plan_.ring),
       slots(*core.device_, core.gpu_, core.plan_.slot_bytes, core.plan_.slots),
       copies(core.device_->make_copy_queue([backend = storage.get()] { backend->wake(); })),
-      hand_off(core.layer_count(), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
+      hand_off(slots_needed(core.plan_), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
                [backend = storage.get()] { backend->wake(); }),
       loop({.table = core.table_,
             .plan = core.plan_,
@@ -88,7 +100,8 @@ StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBacken
             .copies = *copies,
             .ring = ring,
             .slots = slots,
-            .outside_memory = outside.data(),
+            .staying_memory = staying.data(),
+            .page_cache = pages.get(),
             .hand_off = hand_off,
             .rule = {core.plan_.slots, core.options_.stable_slots}}) {}
 
@@ -104,10 +117,15 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   if (!options_.warn) options_.warn = warn_on_stderr;
   std::iota(order_.begin(), order_.end(), 0u);
   plan_ = make_plan(table_, options_.budget, {},
-                    {.reads_land = device_->traits().reads_land, .request_bytes = options_.request_bytes});
+                    {.reads_land = device_->traits().reads_land,
+                     .is_host = device_->traits().is_host,
+                     .max_slots = options_.max_slots,
+                     .request_bytes = options_.request_bytes,
+                     .layer_seconds = {}});
   refuse_more_than_there_is(plan_.used, *device_);
   const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
-  reads_land_ = lands(plan_.outside) || std::ranges::any_of(plan_.layers, lands);
+  reads_land_ = lands(plan_.outside) || std::ranges::any_of(plan_.layers, lands) ||
+                std::ranges::any_of(plan_.residents, lands);
   staging_ = std::make_unique<Staging>(*this, open_files(table_));
   register_memory();
   populating_ = std::jthread([this](const std::stop_token& stop) { populate_slots(stop); });
@@ -127,7 +145,7 @@ void StreamerCore::register_memory() {
   if (!reads_land_) return;
   if (options_.register_slots) {
     storage.register_memory(staging_->slots.memory());
-    storage.register_memory({staging_->outside.data(), staging_->outside.bytes()});
+    storage.register_memory({staging_->staying.data(), staging_->staying.bytes()});
   }
 }
 
@@ -142,10 +160,13 @@ StreamerCore::Staging& StreamerCore::staging() const {
 /// gpu budget before the first read would keep the first layer waiting.
 void StreamerCore::populate_slots(const std::stop_token& stop) noexcept {
   constexpr std::size_t kStep = 32u << 20;
-  for (std::span<std::byte> rest = staging_->slots.memory(); !rest.empty() && !stop.stop_requested();) {
-    const std::size_t bytes = std::min(kStep, rest.size());
-    device_->populate(rest.first(bytes));
-    rest = rest.subspan(bytes);
+  const std::span<std::byte> staying(staging_->staying.data(), staging_->staying.bytes());
+  for (std::span<std::byte> rest : {staging_->slots.memory(), staying}) {
+    while (!rest.empty() && !stop.stop_requested()) {
+      const std::size_t bytes = std::min(kStep, rest.size());
+      device_->populate(rest.first(bytes));
+      rest = rest.subspan(bytes);
+    }
   }
 }
 
@@ -179,7 +200,7 @@ void StreamerCore::leave_to_leak(std::string_view why) noexcept {
   Staging& staging = *staging_;
   staging.ring.abandon_memory();
   staging.slots.abandon_memory();
-  staging.outside.abandon();
+  staging.staying.abandon();
   storage_hangs_ = staging.storage->in_flight() != 0;
   try {
     options_.warn(fmt::format("{}: {} of memory are left to leak", why,
@@ -208,6 +229,7 @@ void StreamerCore::close() {
   }
   stop();
   final_path_ = storage_path();
+  final_pages_ = page_cache_status();
   {
     const std::scoped_lock lock(stats_mutex_);
     try {
@@ -226,41 +248,58 @@ std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& o
   device_->refuse_capture(options.stream);
   const HandOff::Grant grant = hand_off.acquire(layer, options.stop, options.deadline);
   try {
-    if (!grant.ready->done()) {
-      const auto begin = clock_.now();
-      grant.ready->make_wait(options.stream);
-      hand_off.add_stall(StallCause::kCopy, clock_.now() - begin);
-    }
+    wait_for(grant.ready.staying, options.stream);
+    wait_for(grant.ready.streamed, options.stream);
   } catch (...) {
-    hand_off.drop(grant.slot, std::current_exception());
+    hand_off.drop(grant.place, std::current_exception());
     throw;
   }
-  return grant.slot;
+  return grant.place;
 }
 
-void StreamerCore::release(std::uint32_t slot, std::span<const Stream> streams) {
+void StreamerCore::wait_for(const Event* ready, Stream stream) {
+  if (ready == nullptr || ready->done()) return;
+  const auto begin = clock_.now();
+  ready->make_wait(stream);
+  staging_->hand_off.add_stall(StallCause::kCopy, clock_.now() - begin);
+}
+
+void StreamerCore::release(std::uint32_t place, std::span<const Stream> streams) {
   for (const Stream stream : streams) device_->refuse_capture(stream);
-  staging_->hand_off.release(slot, streams);
+  staging_->hand_off.release(place, streams);
 }
 
-void StreamerCore::release_for_sure(std::uint32_t slot, Stream stream) noexcept {
+void StreamerCore::release_for_sure(std::uint32_t place, Stream stream) noexcept {
   try {
-    release(slot, std::array{stream});
+    release(place, std::array{stream});
   } catch (...) {
-    staging_->hand_off.drop(slot, std::current_exception());
+    staging_->hand_off.drop(place, std::current_exception());
   }
 }
 
-TensorView StreamerCore::tensor(std::uint32_t layer, std::uint32_t slot, std::size_t index) const {
+TensorView StreamerCore::tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const {
   const bool is_outside = layer == layer_count();
   const Layer& specs = is_outside ? table_.outside : table_.layers[layer];
-  const LayerLayout& layout = is_outside ? plan_.outside : plan_.layers[layer];
-  std::byte* base = is_outside ? staging_->outside.data() : staging_->slots.address(slot);
   if (index >= specs.tensors.size()) {
     throw Error(Errc::kInvalidArgument,
                 fmt::format("tensor {} of {}: there are {}", index, specs.name, specs.tensors.size()));
   }
-  return {&specs.tensors[index], base + layout.tensor_offsets[index]};
+  const TensorSpec& spec = specs.tensors[index];
+  std::byte* const staying = staging_->staying.data();
+  if (is_outside) return {&spec, staying + plan_.outside.tensor_offsets[index]};
+  switch (plan_.homes[layer][index]) {
+    case TensorHome::kMapped: {
+      const auto& extent = std::get<FileExtent>(spec.source);
+      return {&spec, const_cast<std::byte*>(staging_->pages->address(extent.file, extent.offset))};
+    }
+    case TensorHome::kResident:
+      return {&spec, staying + plan_.resident_offset(layer) + plan_.residents[layer].tensor_offsets[index]};
+    case TensorHome::kSlot:
+      break;
+  }
+  if (!plan_.needs_slot(layer))
+    return {&spec, staying};  // a tensor without a byte, in a layer without a slot
+  return {&spec, staging_->slots.address(place) + plan_.layers[layer].tensor_offsets[index]};
 }
 
 TensorView StreamerCore::outside_tensor(std::string_view name, const AcquireOptions& options) {
@@ -275,6 +314,7 @@ TensorView StreamerCore::outside_tensor(std::string_view name, const AcquireOpti
 void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wraps, Stream stream) {
   HandOff& hand_off = staging().hand_off;
   device_->refuse_capture(stream);
+  if (staging_->pages) staging_->pages->check_files();
   const std::scoped_lock lock(stats_mutex_);
   hand_off.begin_pass(schedule, wraps);
   timer_.begin(stream);
@@ -308,6 +348,11 @@ StreamerStats StreamerCore::counted() const {
   stats.total.seconds = timer_.total_seconds();
   stats.peak_bytes = {gpu_.peak_bytes(), pinned_.peak_bytes(), page_cache_.peak_bytes()};
   return stats;
+}
+
+PageCacheStatus StreamerCore::page_cache_status() const {
+  if (!staging_) return final_pages_;
+  return staging_->pages ? staging_->pages->status() : PageCacheStatus{};
 }
 
 StoragePath StreamerCore::storage_path() {

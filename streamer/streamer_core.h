@@ -1,6 +1,7 @@
 #pragma once
 
 #include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/page_cache.h>
 #include <tierstream/tiers/pinned_ring.h>
 #include <tierstream/tiers/slot_arena.h>
 
@@ -36,14 +37,14 @@ class StreamerCore {
   /// Also the number that stands for the tensors outside the layers.
   std::uint32_t layer_count() const noexcept { return static_cast<std::uint32_t>(table_.layers.size()); }
 
-  /// Leases a layer, makes the caller's stream wait for its copies, and returns its slot.
+  /// Leases a layer, makes the caller's stream wait for its copies, and returns its place.
   std::uint32_t acquire(std::uint32_t layer, const AcquireOptions& options);
   /// Throws Error kStreamCapturing; the lease then stays.
-  void release(std::uint32_t slot, std::span<const Stream> streams);
+  void release(std::uint32_t place, std::span<const Stream> streams);
   /// The end of a lease that nobody can refuse: what goes wrong fails the streamer for good.
-  void release_for_sure(std::uint32_t slot, Stream stream) noexcept;
+  void release_for_sure(std::uint32_t place, Stream stream) noexcept;
 
-  TensorView tensor(std::uint32_t layer, std::uint32_t slot, std::size_t index) const;
+  TensorView tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const;
   TensorView outside_tensor(std::string_view name, const AcquireOptions& options);
 
   /// The schedule of a pass that names none.
@@ -54,6 +55,7 @@ class StreamerCore {
   StreamerStats stats();
   StoragePath storage_path();
   const std::string& registration_refusal() const noexcept { return registration_refusal_; }
+  PageCacheStatus page_cache_status() const;
 
   /// Ends the staging thread; nothing is staged any more. Idempotent.
   void stop() noexcept;
@@ -67,8 +69,9 @@ class StreamerCore {
     Staging(StreamerCore& core, std::unique_ptr<StorageBackend> opened);
 
     std::unique_ptr<StorageBackend> storage;
-    Reservation outside_reservation;
-    DeviceMemory outside;
+    std::unique_ptr<FilePageCache> pages;  // null where the plan keeps none
+    Reservation staying_reservation;
+    DeviceMemory staying;
     PinnedRing ring;
     SlotArena slots;
     std::unique_ptr<CopyQueue> copies;
@@ -78,6 +81,7 @@ class StreamerCore {
 
   Staging& staging() const;
   void register_memory();
+  void wait_for(const Event* ready, Stream stream);
   void populate_slots(const std::stop_token& stop) noexcept;
   void run(const std::stop_token& stop) noexcept;
   void drain() noexcept;
@@ -98,8 +102,9 @@ class StreamerCore {
   std::unique_ptr<Staging> staging_;  // null once closed
   bool storage_hangs_ = false;        // set by the staging thread at its end
   std::string registration_refusal_;
-  bool reads_land_ = false;  // some of them
-  StoragePath final_path_;   // once closed
+  PageCacheStatus final_pages_;  // once closed
+  bool reads_land_ = false;      // some of them
+  StoragePath final_path_;       // once closed
 
   std::mutex stats_mutex_;  // guards the rest
   PassTimer timer_;

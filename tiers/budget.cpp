@@ -135,7 +135,13 @@ Budget Budget::detect(Device& device) {
   const std::uint64_t host = less_reserve(host_memory_room().bytes);
   Budget budget;
   budget.pinned = std::min(kUsefulPinnedBytes, host / 8);
-  budget.gpu = device.traits().is_host ? host - budget.pinned : less_reserve(device.memory_room().bytes);
+  budget.page_cache = host - budget.pinned;
+  if (device.traits().is_host) {
+    budget.gpu = budget.page_cache / 2;
+    budget.page_cache -= budget.gpu;
+  } else {
+    budget.gpu = less_reserve(device.memory_room().bytes);
+  }
   return budget;
 }
 

@@ -156,7 +156,7 @@ class CpuDevice final : public Device {
 
   void populate(std::span<std::byte> memory) noexcept override { HostMemory::populate(memory); }
 
-  HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
+  HostRegistration register_host(std::span<std::byte> memory, std::string&, HostAccess) override {
     return {*this, memory};
   }
 

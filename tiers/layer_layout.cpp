@@ -33,20 +33,33 @@ std::uint64_t direct_alignment(const SourceFile& file) {
 /// Builds one layout: first gives every tensor its place, then cuts the transfers.
 class LayoutBuilder {
  public:
-  LayoutBuilder(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules)
-      : layer_(layer), files_(files), rules_(rules) {
+  LayoutBuilder(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
+                const LayerPart& part)
+      : layer_(layer), files_(files), rules_(rules), part_(part) {
     layout_.tensor_offsets.resize(layer.tensors.size());
   }
 
-  LayerLayout build() {
+  std::uint64_t place() {
     place_file_tensors();
     place_memory_tensors();
-    cut_fills();
     layout_.slot_bytes = align_up(cursor_, kSlotAlignment);
+    return layout_.slot_bytes;
+  }
+
+  LayerLayout build() {
+    place();
+    for (const Piece& span : landing_spans_) {
+      append_reads(layout_.landings, span.file, span.offset, span.end(), span.slot_offset);
+    }
+    take_out_cached();
+    cut_fills();
     return std::move(layout_);
   }
 
  private:
+  bool is_of_part(std::size_t index) const {
+    return tensor(index).bytes != 0 && (part_.homes.empty() || part_.homes[index] == part_.home);
+  }
   const TensorSpec& tensor(std::size_t index) const { return layer_.tensors[index]; }
   const FileExtent& extent(std::size_t index) const { return std::get<FileExtent>(tensor(index).source); }
   std::uint64_t end_of(std::size_t index) const { return extent(index).offset + tensor(index).bytes; }
@@ -62,7 +75,7 @@ class LayoutBuilder {
   void place_file_tensors() {
     std::vector<std::size_t> order;
     for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
-      if (tensor(i).bytes != 0 && std::holds_alternative<FileExtent>(tensor(i).source)) order.push_back(i);
+      if (is_of_part(i) && std::holds_alternative<FileExtent>(tensor(i).source)) order.push_back(i);
     }
     std::ranges::sort(order, {}, [&](std::size_t i) {
       return std::tuple(extent(i).file, extent(i).offset, tensor(i).bytes);
@@ -109,7 +122,7 @@ class LayoutBuilder {
     // relative to the file's alignment only if it starts at a multiple of it.
     const std::uint64_t base = align_up(cursor_, std::max(alignment, kTensorAlignment));
     for (std::size_t i : run) layout_.tensor_offsets[i] = base + (extent(i).offset - begin);
-    append_reads(layout_.landings, first.file, begin, end, base);
+    landing_spans_.push_back({first.file, begin, end - begin, base});
     cursor_ = base + (end - begin);
   }
 
@@ -126,13 +139,37 @@ class LayoutBuilder {
     std::map<std::pair<const std::byte*, std::uint64_t>, std::uint64_t> placed;  // tied tensors share
     for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
       const auto* source = std::get_if<const std::byte*>(&tensor(i).source);
-      if (source == nullptr || tensor(i).bytes == 0) continue;
+      if (source == nullptr || !is_of_part(i)) continue;
       const std::uint64_t base = align_up(cursor_, kTensorAlignment);
       const auto [place, is_new] = placed.try_emplace({*source, tensor(i).bytes}, base);
       layout_.tensor_offsets[i] = place->second;
       if (!is_new) continue;
       layout_.memory_copies.push_back({*source, base, tensor(i).bytes});
       cursor_ = base + tensor(i).bytes;
+    }
+  }
+
+  /// Chunks follow every file's alignment, so reads may begin and end at their edges.
+  void take_out_cached() {
+    if (part_.cached == nullptr) return;
+    const ChunkSet& cached = *part_.cached;
+    std::vector<Piece> rest;
+    for (const Piece& piece : pieces_) {
+      for (std::uint64_t begin = piece.offset, end = 0; begin < piece.end(); begin = end) {
+        end = cached.stretch_end(piece.file, begin, piece.end());
+        const Piece stretch{piece.file, begin, end - begin, piece.slot_offset + (begin - piece.offset)};
+        cached.contains(piece.file, cached.chunk_of(begin)) ? copy_mapped(stretch) : rest.push_back(stretch);
+      }
+    }
+    pieces_ = std::move(rest);
+  }
+
+  void copy_mapped(const Piece& stretch) {
+    const std::uint64_t window = part_.cached->window_bytes();
+    for (std::uint64_t from = stretch.offset, to = 0; from < stretch.end(); from = to) {
+      to = std::min(stretch.end(), (from / window + 1) * window);
+      layout_.mapped_copies.push_back(
+          {stretch.file, from, stretch.slot_offset + (from - stretch.offset), to - from});
     }
   }
 
@@ -202,7 +239,9 @@ class LayoutBuilder {
   const Layer& layer_;
   std::span<const SourceFile> files_;
   const LayoutRules& rules_;
+  const LayerPart& part_;
   LayerLayout layout_;
+  std::vector<Piece> landing_spans_;
   std::vector<Piece> pieces_;
   std::uint64_t cursor_ = 0;
 };
@@ -230,9 +269,20 @@ std::uint64_t LayerLayout::memory_bytes() const {
   return sum;
 }
 
-LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files,
-                              const LayoutRules& rules) {
-  return LayoutBuilder(layer, files, rules).build();
+std::uint64_t LayerLayout::mapped_bytes() const {
+  std::uint64_t sum = 0;
+  for (const MappedCopy& copy : mapped_copies) sum += copy.bytes;
+  return sum;
+}
+
+LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
+                              const LayerPart& part) {
+  return LayoutBuilder(layer, files, rules, part).build();
+}
+
+std::uint64_t laid_out_bytes(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
+                             const LayerPart& part) {
+  return LayoutBuilder(layer, files, rules, part).place();
 }
 
 }  // namespace tierstream

@@ -3,7 +3,11 @@
 #include <tierstream/tiers/plan.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
+#include <numeric>
+#include <queue>
+#include <utility>
 
 namespace tierstream {
 namespace {
@@ -24,17 +28,18 @@ RingShape choose_ring(std::uint64_t pinned_bytes, const PlanOptions& options) {
 }
 
 bool any_fills(const Plan& plan) {
-  return !plan.outside.fills.empty() ||
-         std::ranges::any_of(plan.layers, [](const LayerLayout& layer) { return !layer.fills.empty(); });
+  const auto has_fills = [](const LayerLayout& layout) { return !layout.fills.empty(); };
+  return has_fills(plan.outside) || std::ranges::any_of(plan.layers, has_fills) ||
+         std::ranges::any_of(plan.residents, has_fills);
 }
 
 /// Throws when a tier cannot hold what it needs at least; one message for all tiers.
 void refuse_shortage(const Plan& plan, const Budget& budget, const std::string& largest_layer) {
   std::string shortage;
   if (budget.gpu < plan.minimum.gpu) {
-    shortage +=
-        fmt::format("gpu needs at least {} bytes ({} outside the layers and one slot of {} for {}), has {}",
-                    plan.minimum.gpu, plan.outside.slot_bytes, plan.slot_bytes, largest_layer, budget.gpu);
+    shortage += fmt::format(
+        "gpu needs at least {} bytes ({} outside the layers and one slot of {} for {}), has {}",
+        plan.minimum.gpu, plan.outside.slot_bytes, plan.largest_slot_bytes, largest_layer, budget.gpu);
   }
   if (budget.pinned < plan.minimum.pinned) {
     shortage += fmt::format("{}pinned needs at least {} bytes ({} blocks of one read), has {}",
@@ -43,72 +48,251 @@ void refuse_shortage(const Plan& plan, const Budget& budget, const std::string& 
   if (!shortage.empty()) throw Error(Errc::kBudgetTooSmall, "budget too small: " + shortage);
 }
 
-}  // namespace
-
-Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& rates,
-               const PlanOptions& options) {
-  if (budget.page_cache != 0) {
-    throw Error(Errc::kInvalidBudget,
-                fmt::format("page_cache={}: the page-cache tier is not built yet; leave it out or give 0",
-                            budget.page_cache));
-  }
+void refuse_options(const LayerTable& table, const PlanOptions& options) {
   const std::uint64_t request = options.request_bytes;
   if (!std::has_single_bit(request) || request < kMinimumRequestBytes || request > options.max_block_bytes) {
     throw Error(Errc::kInvalidArgument, fmt::format("request_bytes={}: must be a power of two from {} to {}",
                                                     request, kMinimumRequestBytes, options.max_block_bytes));
   }
+  if (options.max_slots == 0) throw Error(Errc::kInvalidArgument, "max_slots=0: streaming takes a slot");
   if (table.layers.empty()) throw Error(Errc::kInvalidArgument, "there are no layers to stream");
+  if (!options.layer_seconds.empty() && options.layer_seconds.size() != table.layers.size()) {
+    throw Error(Errc::kInvalidArgument, fmt::format("layer_seconds has {} entries for {} layers",
+                                                    options.layer_seconds.size(), table.layers.size()));
+  }
+}
 
+/// Counts what slots and residents take while one tensor after the other becomes resident. Estimates from
+/// above: what is laid out in the end takes no more.
+class ResidentSearch {
+ public:
+  /// `slot_bytes`: by layer, with nothing resident yet.
+  ResidentSearch(std::vector<std::uint64_t> slot_bytes, const TensorHomes& homes, const PlanOptions& options)
+      : slot_bytes_(std::move(slot_bytes)),
+        streamed_tensors_(slot_bytes_.size()),
+        has_residents_(slot_bytes_.size()),
+        max_slots_(options.max_slots),
+        placing_bytes_(kTensorAlignment + (options.reads_land ? 2 * kSlotAlignment : 0)) {
+    for (std::uint32_t layer = 0; layer < slot_bytes_.size(); ++layer) {
+      if (slot_bytes_[layer] == 0) continue;
+      ++streamed_layers_;
+      largest_.emplace(slot_bytes_[layer], layer);
+      streamed_tensors_[layer] =
+          static_cast<std::size_t>(std::ranges::count(homes[layer], TensorHome::kSlot));
+    }
+  }
+
+  std::uint64_t bytes() {
+    while (!largest_.empty() && largest_.top().first != slot_bytes_[largest_.top().second]) largest_.pop();
+    const std::uint64_t slot_bytes = largest_.empty() ? 0 : largest_.top().first;
+    return resident_bytes_ + slot_bytes * std::min<std::uint64_t>(max_slots_, streamed_layers_);
+  }
+  std::uint64_t resident_bytes() const { return resident_bytes_; }
+
+  void make_resident(const ResidentCandidate& tensor) {
+    const std::uint32_t layer = tensor.layer;
+    resident_bytes_ += tensor.bytes + placing_bytes_;
+    if (std::exchange(has_residents_[layer], std::uint8_t{1}) == 0) resident_bytes_ += kSlotAlignment;
+    streamed_tensors_[layer] -= tensor.tensors.size();
+    if (streamed_tensors_[layer] == 0) {
+      --streamed_layers_;
+      slot_bytes_[layer] = 0;
+      return;
+    }
+    // A tensor taken out of the middle of its neighbours leaves two spans, each with margins of its own.
+    const std::uint64_t rest = slot_bytes_[layer] + placing_bytes_;
+    slot_bytes_[layer] = std::min(slot_bytes_[layer], rest - std::min(rest - 1, tensor.bytes));
+    largest_.emplace(slot_bytes_[layer], layer);
+  }
+
+ private:
+  std::vector<std::uint64_t> slot_bytes_;
+  std::vector<std::size_t> streamed_tensors_;  // by layer, like the next
+  std::vector<std::uint8_t> has_residents_;
+  std::uint32_t max_slots_;
+  std::uint64_t placing_bytes_;  // what placing a tensor costs beyond its own bytes, at most
+  std::uint64_t streamed_layers_ = 0;
+  std::uint64_t resident_bytes_ = 0;
+  std::priority_queue<std::pair<std::uint64_t, std::uint32_t>> largest_;  // outdated entries are passed over
+};
+
+/// Makes as long a beginning of the fixed order resident as `gpu_bytes` hold beside the slots.
+void choose_residents(const LayerTable& table, std::uint64_t gpu_bytes, std::vector<std::uint64_t> slot_bytes,
+                      const PlanOptions& options, TensorHomes& homes) {
+  ResidentSearch search(std::move(slot_bytes), homes, options);
+  if (search.bytes() > gpu_bytes) return;  // more slots come first
+  const ResidentOrder order(table);
+  const auto is_streamed = [&](const ResidentCandidate& tensor) {
+    return homes[tensor.layer][tensor.tensors.front()] == TensorHome::kSlot;
+  };
+  // Slots shrink as their largest layer does, so a longer beginning may fit where a shorter one does not.
+  std::size_t fitting = 0;
+  for (std::size_t i = 0; i < order.candidates().size() && search.resident_bytes() <= gpu_bytes; ++i) {
+    if (!is_streamed(order.candidates()[i])) continue;
+    search.make_resident(order.candidates()[i]);
+    if (search.bytes() <= gpu_bytes) fitting = i + 1;
+  }
+  for (const ResidentCandidate& tensor : order.candidates().first(fitting)) {
+    if (!is_streamed(tensor)) continue;
+    for (const std::uint32_t i : tensor.tensors) homes[tensor.layer][i] = TensorHome::kResident;
+  }
+}
+
+void lay_out(const LayerTable& table, const LayoutRules& rules, Plan& plan) {
+  plan.layers.reserve(table.layers.size());
+  plan.residents.reserve(table.layers.size());
+  plan.resident_offsets.reserve(table.layers.size());
+  const ChunkSet* cached = plan.page_cache.empty() ? nullptr : &plan.page_cache;
+  for (std::size_t i = 0; i < table.layers.size(); ++i) {
+    const Layer& layer = table.layers[i];
+    const LayerPart streamed{plan.homes[i], TensorHome::kSlot, cached};
+    plan.layers.push_back(make_layer_layout(layer, table.files, rules, streamed));
+    plan.slot_bytes = std::max(plan.slot_bytes, plan.layers.back().slot_bytes);
+    plan.resident_offsets.push_back(plan.resident_bytes);
+    const LayerPart resident{plan.homes[i], TensorHome::kResident};
+    plan.residents.push_back(make_layer_layout(layer, table.files, rules, resident));
+    plan.resident_bytes += plan.residents.back().slot_bytes;
+  }
+}
+
+void add_up(const LayerTable& table, Plan& plan) {
+  for (std::size_t i = 0; i < table.layers.size(); ++i) {
+    const std::vector<TensorSpec>& tensors = table.layers[i].tensors;
+    std::uint64_t mapped = 0;
+    for (std::size_t t = 0; t < tensors.size(); ++t) {
+      if (plan.homes[i][t] == TensorHome::kMapped) mapped += tensors[t].bytes;
+      if (plan.homes[i][t] == TensorHome::kSlot) plan.streamed_bytes += tensors[t].bytes;
+    }
+    plan.mapped.push_back(mapped);
+    const LayerLayout& layout = plan.layers[i];
+    LayerLoad load{layout.disk_bytes(), layout.ring_bytes() + layout.memory_bytes() + layout.mapped_bytes()};
+    if (plan.all_stay()) load = {};
+    plan.loads.push_back(load);
+    plan.disk_bytes += load.disk;
+    plan.copied_bytes += load.copied;
+  }
+}
+
+double seconds_of(std::uint64_t bytes, double rate) {
+  return rate > 0 ? static_cast<double>(bytes) / rate : 0.0;
+}
+
+void predict(const LinkRates& rates, std::span<const double> layer_seconds, Plan& plan) {
+  plan.compute_seconds = std::accumulate(layer_seconds.begin(), layer_seconds.end(), 0.0);
+  const std::array links = {
+      std::pair{seconds_of(plan.disk_bytes, rates.disk), "disk"},
+      std::pair{seconds_of(plan.copied_bytes, rates.host_to_device), "host to device"},
+      std::pair{plan.compute_seconds, "compute"},
+  };
+  const auto slowest = std::ranges::max_element(links, {}, &std::pair<double, const char*>::first);
+  plan.bound_seconds = slowest->first;
+  if (slowest->first > 0) plan.binding = slowest->second;
+  plan.predicted_seconds = predict_seconds(plan, rates, layer_seconds);
+}
+
+}  // namespace
+
+std::size_t Plan::streamed_layers() const {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(layers, [](const LayerLayout& layer) { return layer.slot_bytes != 0; }));
+}
+
+Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& rates,
+               const PlanOptions& options) {
+  refuse_options(table, options);
   Plan plan;
   plan.ring = choose_ring(std::max(budget.pinned, kMinimumBlocks * options.request_bytes), options);
   const LayoutRules rules{.block_bytes = plan.ring.block_bytes,
                           .request_bytes = options.request_bytes,
                           .reads_land = options.reads_land};
   plan.outside = make_layer_layout(table.outside, table.files, rules);
-  plan.layers.reserve(table.layers.size());
-  std::size_t largest = 0;
-  for (const Layer& layer : table.layers) {
-    const LayerLayout& layout = plan.layers.emplace_back(make_layer_layout(layer, table.files, rules));
-    if (layout.slot_bytes > plan.slot_bytes) {
-      plan.slot_bytes = layout.slot_bytes;
-      largest = plan.layers.size() - 1;
-    }
-    plan.disk_bytes += layout.disk_bytes();
-    plan.copied_bytes += layout.ring_bytes() + layout.memory_bytes();
-  }
-  plan.slot_bytes = std::max(plan.slot_bytes, kSlotAlignment);  // layers without a byte are legal
-  if (!any_fills(plan)) plan.ring = {plan.ring.block_bytes, 0};
-
-  plan.minimum.gpu = plan.outside.slot_bytes + plan.slot_bytes;
-  plan.minimum.pinned = plan.ring.blocks == 0 ? 0 : kMinimumBlocks * options.request_bytes;
-  refuse_shortage(plan, budget, table.layers[largest].name);
-
-  plan.slots = static_cast<std::uint32_t>(
-      std::min<std::uint64_t>(table.layers.size(), (budget.gpu - plan.outside.slot_bytes) / plan.slot_bytes));
-  plan.used.gpu = plan.outside.slot_bytes + plan.slots * plan.slot_bytes;
-  plan.used.pinned = plan.ring.bytes();
-  if (plan.slots == table.layers.size()) plan.disk_bytes = plan.copied_bytes = 0;  // all stay after pass one
-
-  const auto seconds = [](std::uint64_t bytes, double rate) {
-    return rate > 0 ? static_cast<double>(bytes) / rate : 0.0;
+  plan.homes = all_streamed(table);
+  const auto keep_pages = [&] {
+    plan.page_cache =
+        choose_chunks(table, plan.homes, budget.page_cache, options.is_host, options.chunk_bytes);
+    if (options.is_host) use_where_mapped(table, plan.page_cache, plan.homes);
   };
-  const double disk = seconds(plan.disk_bytes, rates.disk);
-  const double copy = seconds(plan.copied_bytes, rates.host_to_device);
-  plan.bound_seconds = std::max(disk, copy);
-  if (plan.bound_seconds > 0) plan.binding_link = disk >= copy ? "disk" : "host to device";
+  if (options.is_host) keep_pages();  // what is used where it is mapped needs neither slot nor residence
+
+  std::vector<std::uint64_t> slot_bytes;
+  slot_bytes.reserve(table.layers.size());
+  for (std::size_t i = 0; i < table.layers.size(); ++i) {
+    slot_bytes.push_back(laid_out_bytes(table.layers[i], table.files, rules, {plan.homes[i]}));
+  }
+  const auto largest = std::ranges::max_element(slot_bytes);
+  plan.largest_slot_bytes = *largest;
+  const std::string& largest_name = table.layers[static_cast<std::size_t>(largest - slot_bytes.begin())].name;
+  plan.minimum.gpu = plan.outside.slot_bytes + plan.largest_slot_bytes;
+  const std::uint64_t gpu_bytes = budget.gpu - std::min(budget.gpu, plan.outside.slot_bytes);
+  choose_residents(table, gpu_bytes, std::move(slot_bytes), options, plan.homes);
+  keep_pages();
+
+  lay_out(table, rules, plan);
+  if (!any_fills(plan)) plan.ring = {plan.ring.block_bytes, 0};
+  plan.minimum.pinned = plan.ring.blocks == 0 ? 0 : kMinimumBlocks * options.request_bytes;
+  refuse_shortage(plan, budget, largest_name);
+
+  if (plan.slot_bytes != 0) {
+    plan.slots = static_cast<std::uint32_t>(
+        std::min({std::uint64_t{options.max_slots}, std::uint64_t{plan.streamed_layers()},
+                  (gpu_bytes - plan.resident_bytes) / plan.slot_bytes}));
+  }
+  plan.used = {.gpu = plan.outside.slot_bytes + plan.resident_bytes + plan.slots * plan.slot_bytes,
+               .pinned = plan.ring.bytes(),
+               .page_cache = plan.page_cache.bytes()};
+  add_up(table, plan);
+  predict(rates, options.layer_seconds, plan);
   return plan;
 }
 
+double predict_seconds(const Plan& plan, const LinkRates& rates, std::span<const double> layer_seconds) {
+  // The passes before the last one bring the links to their steady state.
+  constexpr int kPasses = 3;
+  std::vector<double> slot_free(std::max(plan.slots, 1u));  // in the order of their use
+  std::size_t next_slot = 0;
+  double disk_free = 0;
+  double copies_free = 0;
+  double compute_end = 0;
+  double pass_begin = 0;
+  for (int pass = 0; pass < kPasses; ++pass) {
+    pass_begin = compute_end;
+    for (std::size_t i = 0; i < plan.loads.size(); ++i) {
+      const LayerLoad& load = plan.loads[i];
+      double ready = 0;
+      if (load.disk != 0 || load.copied != 0) {
+        const double begin = slot_free[next_slot];
+        disk_free = std::max(disk_free, begin) + seconds_of(load.disk, rates.disk);
+        // Blocks are copied while later ones are read: the slower of the two sets the end.
+        copies_free = std::max(std::max(copies_free, begin) + seconds_of(load.copied, rates.host_to_device),
+                               load.disk != 0 ? disk_free : 0);
+        ready = copies_free;
+      }
+      compute_end = std::max(compute_end, ready) + (layer_seconds.empty() ? 0 : layer_seconds[i]);
+      if (ready > 0) {
+        slot_free[next_slot] = compute_end;
+        next_slot = (next_slot + 1) % slot_free.size();
+      }
+    }
+  }
+  return compute_end - pass_begin;
+}
+
 std::string describe(const Plan& plan) {
-  std::string text = fmt::format(
-      "gpu     {} in {} of {} slots of {}, {} outside the layers\n"
-      "pinned  {} in {} blocks of {}\n"
-      "a pass  reads {} from storage, copies {} to the device\n",
-      format_bytes(plan.used.gpu), plan.slots, plan.layers.size(), format_bytes(plan.slot_bytes),
-      format_bytes(plan.outside.slot_bytes), format_bytes(plan.used.pinned), plan.ring.blocks,
-      format_bytes(plan.ring.block_bytes), format_bytes(plan.disk_bytes), format_bytes(plan.copied_bytes));
-  if (plan.bound_seconds > 0) {
-    text += fmt::format("bound   {:.3f} s by {}\n", plan.bound_seconds, plan.binding_link);
+  std::string text = fmt::format("gpu     {}: {} slots of {}, {} resident, {} outside the layers\n",
+                                 format_bytes(plan.used.gpu), plan.slots, format_bytes(plan.slot_bytes),
+                                 format_bytes(plan.resident_bytes), format_bytes(plan.outside.slot_bytes));
+  text += fmt::format("pinned  {} in {} blocks of {}\n", format_bytes(plan.used.pinned), plan.ring.blocks,
+                      format_bytes(plan.ring.block_bytes));
+  if (!plan.page_cache.empty()) {
+    text +=
+        fmt::format("cache   {} of the files' pages, {} used in place\n", format_bytes(plan.used.page_cache),
+                    format_bytes(std::accumulate(plan.mapped.begin(), plan.mapped.end(), std::uint64_t{0})));
+  }
+  text += fmt::format("a pass  reads {} from storage, copies {} to the device\n",
+                      format_bytes(plan.disk_bytes), format_bytes(plan.copied_bytes));
+  if (plan.predicted_seconds > 0) {
+    text += fmt::format("takes   {:.3f} s, bound by {} to {:.3f} s\n", plan.predicted_seconds, plan.binding,
+                        plan.bound_seconds);
   }
   return text;
 }

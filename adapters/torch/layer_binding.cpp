@@ -49,7 +49,7 @@ LayerBinding::LayerBinding(torch::nn::Module& model, std::string_view layers_pat
   std::vector<std::pair<at::Tensor, at::Tensor>> bindings;  // made in full before the first takes effect
   layers_.resize(plan.layers.size());
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-    layers_[i].views_by_slot.resize(streamer.plan().slots);
+    layers_[i].views_by_slot.resize(streamer.plan().slots + 1);  // the last: nothing in a slot
     std::optional<Lease> lease;
     for (const WeightPlace& place : plan.layers[i]) {
       switch (place.placement) {

@@ -82,9 +82,9 @@ BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOpt
   };
   const std::size_t count = tables.layers.layers.size();
   const std::size_t half = std::max<std::size_t>(count / 2, 1);
-  give(shares.layers, half - 1, layers.slot_bytes);
-  give(shares.words, tables.words.layers.size() - 1, words.slot_bytes);
-  give(shares.layers, count - half, layers.slot_bytes);
+  give(shares.layers, half - 1, layers.largest_slot_bytes);
+  give(shares.words, tables.words.layers.size() - 1, words.largest_slot_bytes);
+  give(shares.layers, count - half, layers.largest_slot_bytes);
   shares.layers.page_cache = total.page_cache;
   shares.layers.pinned += total.pinned - least.pinned;  // blocks of words are small: two reads suffice
   return shares;

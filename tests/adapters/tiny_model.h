@@ -6,6 +6,7 @@
 #include <tierstream/tiers/cpu_device.h>
 #include <torch/nn.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -86,9 +87,10 @@ inline Streamer stream_tiny(const Checkpoint& checkpoint, std::uint32_t slots, b
   LayerTable table = checkpoint.layers("encoder.layer");
   const Plan plan = make_plan(table, {.gpu = 1u << 30, .pinned = 16u << 20}, {}, {.reads_land = reads_land});
   Budget budget = plan.minimum;
-  budget.gpu += (slots - 1) * plan.slot_bytes;
-  return Streamer(std::move(table),
-                  {.device = make_cpu_device({.reads_land = reads_land}), .budget = budget});
+  budget.gpu += (slots - 1) * plan.largest_slot_bytes;
+  return Streamer(std::move(table), {.device = make_cpu_device({.reads_land = reads_land}),
+                                     .budget = budget,
+                                     .max_slots = std::max(slots, 3u)});
 }
 
 inline at::Tensor some_input() { return torch::linspace(-1, 1, 3 * kWidth).view({3, kWidth}); }

@@ -14,7 +14,12 @@ using ::testing::IsEmpty;
 
 std::vector<std::uint32_t> upcoming(Schedule& schedule, std::size_t limit,
                                     std::vector<std::uint32_t> before = {}) {
-  schedule.append_upcoming(before, limit);
+  const std::vector<std::uint32_t> known = before;
+  schedule.visit_upcoming(known, [&](std::uint32_t layer) {
+    if (before.size() == limit) return false;
+    before.push_back(layer);
+    return true;
+  });
   return before;
 }
 

@@ -5,6 +5,7 @@
 #include <tierstream/tiers/cpu_device.h>
 #include <tierstream/tiers/host_memory.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
@@ -29,8 +30,9 @@ class StreamerTest : public ::testing::TestWithParam<bool> {
  protected:
   std::shared_ptr<Device> device() const { return make_cpu_device({.reads_land = GetParam()}); }
 
-  Streamer make(const SmallModel& model, std::size_t slots) const {
-    return Streamer(model.table, {.device = device(), .budget = model.budget(slots)});
+  Streamer make(const SmallModel& model, std::uint32_t slots) const {
+    return Streamer(model.table,
+                    {.device = device(), .budget = model.budget(slots), .max_slots = std::max(slots, 3u)});
   }
   // Odd sizes and places, and ones that can land.
   std::vector<SmallModel> models() const {
@@ -46,7 +48,7 @@ INSTANTIATE_TEST_SUITE_P(, StreamerTest, ::testing::Bool(), name_of_mode);
 
 TEST_P(StreamerTest, DeliversEveryByteAtEveryNumberOfSlots) {
   for (const SmallModel& model : models()) {
-    for (std::size_t slots = 1; slots <= 7; ++slots) {
+    for (std::uint32_t slots = 1; slots <= 7; ++slots) {
       Streamer streamer = make(model, slots);
       for (int pass = 0; pass < 3; ++pass) {
         std::size_t next = 0;
@@ -227,7 +229,7 @@ class CapturedDevice final : public Device {
     return {*this, HostMemory(bytes, HostMemory::FirstTouch::kLater).release(), bytes};
   }
   MemoryRoom memory_room() override { return {room_bytes, "the test"}; }
-  HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
+  HostRegistration register_host(std::span<std::byte> memory, std::string&, HostAccess) override {
     return {*this, memory};
   }
   std::unique_ptr<Event> make_event() override { return inner_->make_event(); }
@@ -268,7 +270,7 @@ TEST(StreamerRoom, MoreThanTheHostHasIsRefusedBeforeItIsAllocated) {
                                          .bytes = std::uint64_t{1} << 50,
                                          .source = static_cast<const std::byte*>(nullptr)}}});
   }
-  expect_throws(Errc::kOutOfMemory, HasSubstr("gpu and pinned together needs"), [&] {
+  expect_throws(Errc::kOutOfMemory, HasSubstr("all tiers together needs"), [&] {
     Streamer(table, {.budget = {.gpu = std::uint64_t{1} << 60, .pinned = 0, .page_cache = 0}});
   });
 }

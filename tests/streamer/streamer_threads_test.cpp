@@ -26,8 +26,9 @@ INSTANTIATE_TEST_SUITE_P(, StreamerThreadsTest, ::testing::Bool(), name_of_mode)
 
 TEST_P(StreamerThreadsTest, ManyThreadsLeaseInAnyOrderAndSeeTheRightBytes) {
   const SmallModel model(8, 64 * 100);
-  Streamer streamer(model.table,
-                    {.device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(4)});
+  Streamer streamer(
+      model.table,
+      {.device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(4), .max_slots = 4});
   std::atomic<int> wrong = 0;
   std::atomic<int> right = 0;
   {
@@ -55,7 +56,7 @@ TEST(HandOffThreads, AWaitThatAnotherCallersLeaseMakesHopelessEnds) {
   SlotArena slots(*device, budget, 4096, 1);
   const std::unique_ptr<Event> ready = device->make_event();
   const SteadyClock clock;
-  HandOff hand_off(6, {.slots = 1, .stable = false}, slots, clock, [] {});
+  HandOff hand_off(std::vector<std::uint8_t>(6, 1), {.slots = 1, .stable = false}, slots, clock, [] {});
   hand_off.publish(0, 0, *ready, {});
 
   std::optional<Errc> ended;

@@ -35,7 +35,7 @@ class FakeDevice final : public Device {
   MemoryRoom memory_room() override { return {room_bytes_, "the test"}; }
   void set_room(std::uint64_t bytes) { room_bytes_ = bytes; }
 
-  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) override {
+  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal, HostAccess) override {
     if (!registration_refusal_.empty()) {
       refusal = registration_refusal_;
       return {};

@@ -4,6 +4,13 @@
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/plan.h>
 
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <random>
+#include <utility>
+#include <vector>
+
 #include "support/thrown.h"
 
 namespace tierstream {
@@ -31,14 +38,26 @@ LayerTable table(std::size_t layers, std::uint64_t layer_bytes, std::uint64_t ou
   return result;
 }
 
-TEST(Plan, FillsTheGpuBudgetWithSlotsAndNoMoreThanThereAreLayers) {
+TEST(Plan, TakesThreeSlotsAndKeepsTensorsResidentBeyond) {
   const LayerTable model = table(10, kMiB, 2 * kMiB);
-  const Plan some = make_plan(model, {.gpu = 6 * kMiB, .pinned = 8 * kMiB});
-  EXPECT_EQ(some.slots, 4u);
-  EXPECT_EQ(some.used.gpu, 6 * kMiB);
+  const Plan two = make_plan(model, {.gpu = 4 * kMiB, .pinned = 8 * kMiB});
+  EXPECT_EQ(two.slots, 2u);
+  EXPECT_EQ(two.resident_bytes, 0u);
+  const Plan some = make_plan(model, {.gpu = 7 * kMiB + 64 * 1024, .pinned = 8 * kMiB});
+  EXPECT_EQ(some.slots, 3u);
+  EXPECT_EQ(some.resident_bytes, 2 * kMiB);
+  EXPECT_EQ(some.disk_bytes, 8 * kMiB);
   const Plan all = make_plan(model, {.gpu = 100 * kMiB, .pinned = 8 * kMiB});
-  EXPECT_EQ(all.slots, 10u);
-  EXPECT_EQ(all.disk_bytes, 0u) << "every layer has a slot: nothing moves after the first pass";
+  EXPECT_EQ(all.slots, 0u);
+  EXPECT_EQ(all.resident_bytes, 10 * kMiB);
+  EXPECT_EQ(all.disk_bytes, 0u);
+}
+
+TEST(Plan, MakesAsManySlotsAsItIsTold) {
+  const LayerTable model = table(10, kMiB, 2 * kMiB);
+  const Plan plan = make_plan(model, {.gpu = 8 * kMiB, .pinned = 8 * kMiB}, {}, {.max_slots = 6});
+  EXPECT_EQ(plan.slots, 6u);
+  EXPECT_EQ(plan.resident_bytes, 0u);
 }
 
 TEST(Plan, NeverUsesMoreThanTheBudget) {
@@ -49,7 +68,7 @@ TEST(Plan, NeverUsesMoreThanTheBudget) {
     const Plan plan = make_plan(model, budget);
     EXPECT_LE(plan.used.gpu, budget.gpu);
     EXPECT_LE(plan.used.pinned, budget.pinned);
-    EXPECT_GE(plan.slots, 1u);
+    EXPECT_TRUE(plan.slots >= 1 || plan.streamed_layers() == 0);
     EXPECT_GE(plan.ring.blocks, 2u);
   }
 }
@@ -86,16 +105,226 @@ TEST(Plan, BoundsAPassByItsSlowestLink) {
   const Budget budget{.gpu = 64 * kMiB, .pinned = 64 * kMiB};
   const Plan disk = make_plan(model, budget, {.disk = 64.0 * kMiB, .host_to_device = 256.0 * kMiB});
   EXPECT_DOUBLE_EQ(disk.bound_seconds, 4.0);
-  EXPECT_EQ(disk.binding_link, "disk");
+  EXPECT_EQ(disk.binding, "disk");
   const Plan copy = make_plan(model, budget, {.disk = 64.0 * kMiB, .host_to_device = 32.0 * kMiB});
   EXPECT_DOUBLE_EQ(copy.bound_seconds, 8.0);
-  EXPECT_EQ(copy.binding_link, "host to device");
+  EXPECT_EQ(copy.binding, "host to device");
 }
 
-TEST(Plan, RefusesAPageCacheBudgetAndAModelWithoutLayers) {
-  expect_throws(Errc::kInvalidBudget, HasSubstr("not built yet"),
-                [&] { make_plan(table(1, kMiB, 0), {.gpu = kMiB, .pinned = 2 * kMiB, .page_cache = 1}); });
+TEST(Plan, RefusesAModelWithoutLayersAndOptionsThatMakeNoSense) {
   expect_throws(Errc::kInvalidArgument, HasSubstr("no layers"), [&] { make_plan(table(0, 0, kMiB), {}); });
+  const LayerTable model = table(2, kMiB, 0);
+  expect_throws(Errc::kInvalidArgument, HasSubstr("max_slots"),
+                [&] { make_plan(model, {.gpu = kMiB, .pinned = 2 * kMiB}, {}, {.max_slots = 0}); });
+  const std::array<double, 3> seconds{};
+  expect_throws(Errc::kInvalidArgument, HasSubstr("3 entries for 2 layers"),
+                [&] { make_plan(model, {.gpu = kMiB, .pinned = 2 * kMiB}, {}, {.layer_seconds = seconds}); });
+}
+
+TEST(Plan, KeepsThePagesOfFilesOnly) {
+  LayerTable model = table(4, 8 * kMiB, 0);
+  const Budget budget{.gpu = 32 * kMiB, .pinned = 8 * kMiB, .page_cache = 16 * kMiB};
+  EXPECT_EQ(make_plan(model, budget).used.page_cache, 0u);
+  model.files[0].info.is_local_file = true;
+  const Plan plan = make_plan(model, budget);
+  EXPECT_EQ(plan.used.page_cache, 16 * kMiB);
+  EXPECT_EQ(plan.disk_bytes, 16 * kMiB);
+  EXPECT_EQ(plan.copied_bytes, 32 * kMiB) << "also what is cached";
+}
+
+TEST(Plan, OnTheHostUsesTensorsWhereTheyAreMapped) {
+  LayerTable model = table(4, 8 * kMiB, kMiB);
+  model.files[0].info.is_local_file = true;
+  const Budget budget{.gpu = kMiB, .pinned = 8 * kMiB, .page_cache = 64 * kMiB};
+  const Plan plan = make_plan(model, budget, {}, {.reads_land = true, .is_host = true});
+  EXPECT_EQ(plan.slots, 0u);
+  EXPECT_EQ(plan.disk_bytes + plan.copied_bytes, 0u);
+  for (const std::uint64_t mapped : plan.mapped) EXPECT_EQ(mapped, 8 * kMiB);
+  EXPECT_EQ(plan.minimum.gpu, kMiB) << "nothing needs a slot";
+}
+
+TEST(Plan, PredictsLayerByLayer) {
+  const LayerTable model = table(4, 64 * kMiB, 0);
+  const LinkRates rates{.disk = 64.0 * kMiB, .host_to_device = 256.0 * kMiB};
+  const std::array<double, 4> seconds{0.5, 0.5, 0.5, 0.5};
+  const PlanOptions options{.layer_seconds = seconds};
+  const auto predicted = [&](std::uint64_t slots) {
+    return make_plan(model, {.gpu = slots * 64 * kMiB, .pinned = 64 * kMiB}, rates, options)
+        .predicted_seconds;
+  };
+  EXPECT_DOUBLE_EQ(predicted(1), 6.0) << "one slot: reading and computing take turns";
+  EXPECT_DOUBLE_EQ(predicted(2), 4.0) << "the disk is never idle";
+}
+
+// --- Properties of plans for models of all kinds ---
+
+/// Layers of different sizes, tensors tied, overlapping, in memory, without a byte; several files.
+LayerTable random_table(std::mt19937_64& random) {
+  const auto below = [&](std::uint64_t limit) { return random() % limit; };
+  static const std::vector<std::byte> memory(1 << 20);
+  LayerTable result;
+  const std::size_t files = 1 + below(3);
+  std::vector<std::uint64_t> ends(files, below(2) * below(5000));
+  const auto fill = [&](Layer& layer) {
+    for (std::uint64_t i = 0, count = below(9); i < count; ++i) {
+      const std::uint64_t bytes = below(12) == 0 ? 0 : below(2) == 0 ? 64 * below(2000) : below(300'000);
+      TensorSpec tensor{fmt::format("t{}", i), DType::kU8, {static_cast<std::int64_t>(bytes)}, bytes, {}};
+      const auto file = static_cast<std::uint32_t>(below(files));
+      if (below(10) == 0) {
+        tensor.source = memory.data() + below(1000);
+      } else if (below(10) == 0 && !layer.tensors.empty()) {
+        tensor = layer.tensors[below(layer.tensors.size())];  // tied
+      } else {
+        const std::uint64_t back = below(10) == 0 ? std::min<std::uint64_t>(ends[file], below(4000)) : 0;
+        tensor.source = FileExtent{file, ends[file] - back};
+        ends[file] = std::max(ends[file], ends[file] - back + bytes);
+      }
+      layer.tensors.push_back(std::move(tensor));
+    }
+  };
+  for (std::uint64_t i = 0, count = 1 + below(12); i < count; ++i) {
+    fill(result.layers.emplace_back(Layer{fmt::format("l.{}", i), {}}));
+  }
+  fill(result.outside);
+  for (std::size_t i = 0; i < files; ++i) {
+    result.files.push_back({fmt::format("f{}", i),
+                            {.bytes = ends[i] + 1,
+                             .offset_alignment = 512,
+                             .memory_alignment = 512,
+                             .is_local_file = below(4) != 0,
+                             .version = {}}});
+  }
+  return result;
+}
+
+class PlanProperties : public ::testing::TestWithParam<int> {
+ protected:
+  PlanOptions random_options() {
+    return {.reads_land = random_() % 2 == 0,
+            .is_host = random_() % 2 == 0,
+            .max_slots = 1 + static_cast<std::uint32_t>(random_() % 4),
+            .request_bytes = 1 << 16,
+            .max_block_bytes = 1 << 18,
+            .chunk_bytes = 1 << 16,
+            .layer_seconds = {}};
+  }
+  Budget minimum(const PlanOptions& options) {
+    return make_plan(table_, {.gpu = 1u << 30, .pinned = 1u << 30}, {}, options).minimum;
+  }
+
+  std::mt19937_64 random_{static_cast<std::uint64_t>(GetParam())};
+  LayerTable table_ = random_table(random_);
+};
+INSTANTIATE_TEST_SUITE_P(Seeds, PlanProperties, ::testing::Range(1, 200));
+
+TEST_P(PlanProperties, NoBudgetIsExceededAndTheMinimumIsEnough) {
+  const PlanOptions options = random_options();
+  const Budget least = minimum(options);
+  for (int i = 0; i < 20; ++i) {
+    const Budget budget{.gpu = least.gpu + random_() % 4'000'000 * (i != 0),
+                        .pinned = least.pinned + random_() % 1'000'000 * (i != 0),
+                        .page_cache = random_() % 4'000'000 * (i != 0)};
+    const Plan plan = make_plan(table_, budget, {}, options);
+    EXPECT_LE(plan.used.gpu, budget.gpu);
+    EXPECT_LE(plan.used.pinned, budget.pinned);
+    EXPECT_LE(plan.used.page_cache, budget.page_cache);
+    EXPECT_EQ(plan.used.gpu, plan.staying_bytes() + plan.slots * plan.slot_bytes);
+    EXPECT_TRUE(plan.slots >= 1 || plan.streamed_layers() == 0);
+  }
+  if (least.gpu == 0) return;
+  const Budget less{.gpu = least.gpu - 1, .pinned = least.pinned};
+  expect_throws(Errc::kBudgetTooSmall, HasSubstr("gpu needs at least"),
+                [&] { make_plan(table_, less, {}, options); });
+}
+
+TEST_P(PlanProperties, MoreBytesAreNeverSlowerAndKeepWhatFewerKept) {
+  const PlanOptions options = random_options();
+  const LinkRates rates{.disk = 1e9, .host_to_device = 3e9};
+  Budget budget = minimum(options);
+  std::optional<Plan> before;
+  for (int i = 0; i < 40; ++i) {
+    const Plan plan = make_plan(table_, budget, rates, options);
+    if (before) {
+      EXPECT_LE(plan.disk_bytes, before->disk_bytes);
+      EXPECT_LE(plan.predicted_seconds, before->predicted_seconds * (1 + 1e-9));
+      if (!options.is_host) {
+        for (std::size_t layer = 0; layer < plan.homes.size(); ++layer) {
+          for (std::size_t t = 0; t < plan.homes[layer].size(); ++t) {
+            if (before->homes[layer][t] == TensorHome::kResident) {
+              EXPECT_EQ(plan.homes[layer][t], TensorHome::kResident);
+            }
+          }
+        }
+      }
+    }
+    before = plan;
+    std::uint64_t& tier = random_() % 2 == 0 ? budget.gpu : budget.page_cache;
+    tier += random_() % 400'000;
+  }
+}
+
+TEST_P(PlanProperties, EveryByteComesFromExactlyOnePlace) {
+  const PlanOptions options = random_options();
+  Budget budget = minimum(options);
+  budget.gpu += random_() % 2'000'000;
+  budget.page_cache = random_() % 2'000'000;
+  const Plan plan = make_plan(table_, budget, {}, options);
+  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
+    for (const TensorHome home : {TensorHome::kSlot, TensorHome::kResident}) {
+      const LayerLayout& layout = home == TensorHome::kSlot ? plan.layers[i] : plan.residents[i];
+      std::vector<int> writes(layout.slot_bytes);
+      const auto write = [&](std::uint64_t offset, std::uint64_t bytes) {
+        ASSERT_LE(offset + bytes, writes.size());
+        for (std::uint64_t at = offset; at < offset + bytes; ++at) ++writes[at];
+      };
+      for (const FileRead& read : layout.landings) write(read.target_offset, read.bytes);
+      for (const BlockFill& fill : layout.fills) {
+        for (const BlockCopy& copy : fill.copies) write(copy.slot_offset, copy.bytes);
+      }
+      for (const MemoryCopy& copy : layout.memory_copies) write(copy.slot_offset, copy.bytes);
+      for (const MappedCopy& copy : layout.mapped_copies) {
+        write(copy.slot_offset, copy.bytes);
+        EXPECT_TRUE(plan.page_cache.covers(copy.file, copy.offset, copy.offset + copy.bytes));
+      }
+      const std::vector<TensorSpec>& tensors = table_.layers[i].tensors;
+      for (std::size_t t = 0; t < tensors.size(); ++t) {
+        if (plan.homes[i][t] != home) continue;
+        const auto begin = writes.begin() + static_cast<std::ptrdiff_t>(layout.tensor_offsets[t]);
+        EXPECT_EQ(std::count(begin, begin + static_cast<std::ptrdiff_t>(tensors[t].bytes), 1),
+                  static_cast<std::ptrdiff_t>(tensors[t].bytes))
+            << table_.layers[i].full_name(tensors[t]);
+      }
+    }
+  }
+}
+
+TEST(Plan, SpreadsResidencyEvenlyOverTheLayers) {
+  // Twelve layers of eight tensors of 1 MiB; half of each tier's worth resident.
+  LayerTable model;
+  std::uint64_t offset = 0;
+  for (int i = 0; i < 12; ++i) {
+    Layer& layer = model.layers.emplace_back(Layer{fmt::format("l.{}", i), {}});
+    for (int t = 0; t < 8; ++t, offset += kMiB) {
+      layer.tensors.push_back({fmt::format("t{}", t), DType::kU8, {1 << 20}, kMiB, FileExtent{0, offset}});
+    }
+  }
+  model.files.push_back(
+      {"f", {.bytes = offset, .offset_alignment = 512, .memory_alignment = 512, .is_local_file = true}});
+  const Plan plan =
+      make_plan(model, {.gpu = (3 * 6 + 30) * kMiB, .pinned = 8 * kMiB, .page_cache = 12 * 4 * kMiB});
+  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
+    const auto resident = std::ranges::count(plan.homes[i], TensorHome::kResident);
+    EXPECT_GE(resident, 2) << i;
+    EXPECT_LE(resident, 3) << i;
+    EXPECT_EQ(plan.layers[i].mapped_bytes(), 4 * kMiB) << i;
+  }
+  // Those that are ahead lie apart.
+  for (std::size_t i = 0; i + 2 < plan.layers.size(); ++i) {
+    std::ptrdiff_t sum = 0;
+    for (std::size_t j = i; j < i + 3; ++j) sum += std::ranges::count(plan.homes[j], TensorHome::kResident);
+    EXPECT_GE(sum, 6);
+    EXPECT_LE(sum, 8);
+  }
 }
 
 }  // namespace

@@ -143,10 +143,12 @@ class CudaDevice final : public Device {
     return {free_and_total_bytes().first, "free memory of " + traits_.name};
   }
 
-  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) override {
+  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal,
+                                 HostAccess access) override {
     const CurrentDevice current(ordinal_);
-    const cudaError_t status =
-        clear_failure(cudaHostRegister(memory.data(), memory.size(), cudaHostRegisterPortable));
+    const unsigned flags =
+        cudaHostRegisterPortable | (access == HostAccess::kReadOnly ? cudaHostRegisterReadOnly : 0u);
+    const cudaError_t status = clear_failure(cudaHostRegister(memory.data(), memory.size(), flags));
     if (status != cudaSuccess) {
       refusal = fmt::format("cudaHostRegister of {} bytes: {}", memory.size(), text_of(status));
       return {};

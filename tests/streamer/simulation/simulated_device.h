@@ -77,7 +77,7 @@ class SimulatedDevice final : public Device {
   }
   MemoryRoom memory_room() override { return {std::uint64_t{1} << 40, "the simulation"}; }
   std::uint64_t allocated_bytes() const { return allocated_bytes_; }
-  HostRegistration register_host(std::span<std::byte> memory, std::string&) override {
+  HostRegistration register_host(std::span<std::byte> memory, std::string&, HostAccess) override {
     return {*this, memory};
   }
   std::unique_ptr<Event> make_event() override { return std::make_unique<SimulatedEvent>(*this); }

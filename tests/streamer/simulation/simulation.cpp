@@ -11,6 +11,7 @@
 #include <set>
 #include <vector>
 
+#include "simulated_page_cache.h"
 #include "simulated_storage.h"
 #include "staging_loop.h"
 
@@ -39,9 +40,12 @@ class World {
     int rounds_without_progress = 0;
     while (actions_left_ > 0 || anyone_busy()) {
       const std::uint64_t before = progress_;
-      switch (below(4)) {
+      switch (below(5)) {
         case 0:
           step_loop();
+          break;
+        case 2:
+          if (pages_) pages_->advance();
           break;
         case 1:
           device_->advance();
@@ -60,7 +64,7 @@ class World {
  private:
   struct Holding {
     std::uint32_t layer;
-    std::uint32_t slot;
+    std::uint32_t place;
     std::vector<Stream> streams;
   };
   struct Caller {
@@ -92,6 +96,7 @@ class World {
                               {.bytes = contents[i].size(),
                                .offset_alignment = alignment_,
                                .memory_alignment = alignment_,
+                               .is_local_file = chance(80),
                                .version = {}}});
       (*files)[path] = std::move(contents[i]);
     }
@@ -122,13 +127,18 @@ class World {
   void make_tiers() {
     const bool reads_land = chance(50);
     const PlanOptions options{.reads_land = reads_land,
+                              .is_host = chance(50),
+                              .max_slots = 1 + static_cast<std::uint32_t>(below(5)),
                               .request_bytes = std::uint64_t{4096} << below(2),
                               .max_block_bytes = std::uint64_t{8192} << below(3),
-                              .max_ring_bytes = 1u << 20};
+                              .max_ring_bytes = 1u << 20,
+                              .chunk_bytes = std::uint64_t{4096} << below(3),
+                              .layer_seconds = {}};
     const Budget minimum = least_budget(options);
     Budget budget = minimum;
     Plan least = make_plan(table_, minimum, {}, options);
-    budget.gpu += below(layers() + 2) * least.slot_bytes;
+    budget.gpu += below(layers() + 2) * least.slot_bytes + below(20'000);
+    if (chance(50)) budget.page_cache = below(layers() * least.slot_bytes + 1);
     if (chance(50)) budget.pinned += below(8) * options.request_bytes;
     plan_ = make_plan(table_, budget, {}, options);
     rule_ = {plan_.slots, chance(20)};
@@ -146,12 +156,15 @@ class World {
     storage_.emplace(random_, files_, alignment_, faults, 1 + below(8));
     for (const SourceFile& file : table_.files) storage_->open(file.path);
 
-    outside_reservation_ = gpu_->reserve(plan_.outside.slot_bytes, "tensors outside the layers");
-    outside_ = device_->allocate(plan_.outside.slot_bytes);
+    if (!plan_.page_cache.empty()) pages_.emplace(random_, table_, plan_, files_, faulty && chance(30));
+    staying_reservation_ = gpu_->reserve(plan_.staying_bytes(), "residents");
+    staying_ = device_->allocate(plan_.staying_bytes());
     ring_.emplace(*device_, *pinned_, plan_.ring);
     slots_.emplace(*device_, *gpu_, plan_.slot_bytes, plan_.slots);
     copies_ = device_->make_copy_queue([] {});
-    hand_off_.emplace(layers(), rule_, *slots_, clock_, [] {});
+    std::vector<std::uint8_t> needs_slot;
+    for (std::uint32_t layer = 0; layer < layers(); ++layer) needs_slot.push_back(plan_.needs_slot(layer));
+    hand_off_.emplace(needs_slot, rule_, *slots_, clock_, [] {});
     loop_.emplace(StagingParts{.table = table_,
                                .plan = plan_,
                                .storage = *storage_,
@@ -159,11 +172,13 @@ class World {
                                .copies = *copies_,
                                .ring = *ring_,
                                .slots = *slots_,
-                               .outside_memory = outside_.data(),
+                               .staying_memory = staying_.data(),
+                               .page_cache = pages_ ? &*pages_ : nullptr,
                                .hand_off = *hand_off_,
                                .rule = rule_});
     // Nothing is allocated after this.
     if (device_->allocated_bytes() > budget.gpu) throw Failure("more device memory than the gpu budget");
+    if (plan_.page_cache.bytes() > budget.page_cache) throw Failure("more pages than the page_cache budget");
     if (ring_->memory().size() > budget.pinned) throw Failure("more host memory than the pinned budget");
     callers_.resize(1 + below(3));
     failures_before_wait_.resize(layers() + 1);
@@ -285,15 +300,17 @@ class World {
     std::vector<Stream> streams{SimulatedDevice::stream(below(SimulatedDevice::kStreams))};
     if (chance(20)) streams.push_back(SimulatedDevice::stream(below(SimulatedDevice::kStreams)));
     for (const Stream stream : streams) {
-      grant.ready->make_wait(stream);
-      const std::uint32_t slot = grant.slot;
+      for (const Event* ready : {grant.ready.streamed, grant.ready.staying}) {
+        if (ready != nullptr) ready->make_wait(stream);
+      }
+      const std::uint32_t place = grant.place;
       device_->compute(
-          stream, [=, this] { check_bytes(layer, slot); }, [=, this] { check_bytes(layer, slot); });
+          stream, [=, this] { check_bytes(layer, place); }, [=, this] { check_bytes(layer, place); });
     }
     if (layer == layers()) {
-      hand_off_->release(grant.slot, {});
+      hand_off_->release(grant.place, {});
     } else {
-      caller.holds.push_back({layer, grant.slot, std::move(streams)});
+      caller.holds.push_back({layer, grant.place, std::move(streams)});
     }
   }
 
@@ -302,25 +319,40 @@ class World {
     std::swap(caller.holds[below(caller.holds.size())], caller.holds.back());
     const Holding held = std::move(caller.holds.back());
     caller.holds.pop_back();
-    hand_off_->release(held.slot, held.streams);
+    hand_off_->release(held.place, held.streams);
   }
 
   // --- What must hold ---
 
-  void check_bytes(std::uint32_t layer_index, std::uint32_t slot) {
+  const std::byte* place_of(std::uint32_t layer, std::uint32_t place, std::size_t tensor) const {
+    const std::byte* const staying = staying_.data();
+    if (layer == layers()) return staying + plan_.outside.tensor_offsets[tensor];
+    switch (plan_.homes[layer][tensor]) {
+      case TensorHome::kResident:
+        return staying + plan_.resident_offset(layer) + plan_.residents[layer].tensor_offsets[tensor];
+      case TensorHome::kMapped: {
+        const auto& extent = std::get<FileExtent>(table_.layers[layer].tensors[tensor].source);
+        return pages_->address(extent.file, extent.offset);
+      }
+      case TensorHome::kSlot:
+        break;
+    }
+    return slots_->address(place) + plan_.layers[layer].tensor_offsets[tensor];
+  }
+
+  void check_bytes(std::uint32_t layer_index, std::uint32_t place) {
     if (loop_failed_) return;  // the device has failed: what is on it is lost
     const bool is_outside = layer_index == layers();
     const Layer& layer = is_outside ? table_.outside : table_.layers[layer_index];
-    const LayerLayout& layout = is_outside ? plan_.outside : plan_.layers[layer_index];
-    const std::byte* base = is_outside ? outside_.data() : slots_->address(slot);
     for (std::size_t i = 0; i < layer.tensors.size(); ++i) {
       const TensorSpec& tensor = layer.tensors[i];
       const auto* extent = std::get_if<FileExtent>(&tensor.source);
       const std::byte* expected = extent ? files_->at(table_.files[extent->file].path).data() + extent->offset
                                          : std::get<const std::byte*>(tensor.source);
       ++outcome_.tensors_checked;
-      if (tensor.bytes != 0 && std::memcmp(base + layout.tensor_offsets[i], expected, tensor.bytes) != 0) {
-        throw Failure(fmt::format("{} has wrong bytes in slot {}", layer.full_name(tensor), slot));
+      if (tensor.bytes == 0) continue;
+      if (std::memcmp(place_of(layer_index, place, i), expected, tensor.bytes) != 0) {
+        throw Failure(fmt::format("{} has wrong bytes in place {}", layer.full_name(tensor), place));
       }
     }
   }
@@ -344,6 +376,9 @@ class World {
     switch (error.errc()) {
       case Errc::kReadFailed:
         return check_read_error(layer, error);
+      case Errc::kFileChanged:
+        if (pages_ && pages_->failures(layer) > 0) return;
+        throw Failure("an acquire says that pages failed, which they did not");
       case Errc::kTooManyLeases:
         return check_too_many(layer);
       case Errc::kDeviceFailed:
@@ -382,7 +417,7 @@ class World {
     for (const Caller& caller : callers_) {
       for (const Holding& held : caller.holds) {
         if (held.layer == layer) throw Failure(fmt::format("layer {} is leased, and was refused", layer));
-        leased.insert(held.slot);
+        leased.insert(held.place);
       }
     }
     for (std::uint32_t slot = 0; slot < rule_.slots; ++slot) {
@@ -430,8 +465,9 @@ class World {
   std::optional<TierBudget> pinned_;
   std::optional<SimulatedDevice> device_;
   std::optional<SimulatedStorage> storage_;
-  Reservation outside_reservation_;
-  DeviceMemory outside_;
+  std::optional<SimulatedPageCache> pages_;
+  Reservation staying_reservation_;
+  DeviceMemory staying_;
   std::optional<PinnedRing> ring_;
   std::optional<SlotArena> slots_;
   std::unique_ptr<CopyQueue> copies_;

@@ -32,6 +32,7 @@ struct FileInfo {
   std::uint64_t bytes = 0;
   std::uint32_t offset_alignment = 1;  ///< a read's offset and length are multiples of this; a power of two
   std::uint32_t memory_alignment = 1;  ///< and its destination's address of this; a power of two
+  bool is_local_file = false;          ///< the path names a file of the system's that can be mapped
   FileVersion version{};
 };
 

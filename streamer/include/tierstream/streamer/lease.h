@@ -16,7 +16,7 @@ class StreamerCore;
 /// A tensor where it lies on the device. `spec` and memory belong to the lease (or streamer) it came from.
 struct TensorView {
   const TensorSpec* spec;  ///< dtype, shape, name
-  std::byte* data;         ///< row-major, as in the file; `spec->bytes` bytes
+  std::byte* data;         ///< row-major, as in the file; `spec->bytes` bytes; not to be written to
 };
 
 /// A layer that is ready on a stream, and stays in its slot until the lease ends.
@@ -33,7 +33,8 @@ class Lease {
 
   std::size_t index() const noexcept { return layer_; }
   const Layer& layer() const noexcept;
-  std::uint32_t slot() const noexcept { return slot_; }
+  /// The slot that holds what is streamed of the layer; `plan().slots` where nothing is.
+  std::uint32_t slot() const noexcept;
 
   std::size_t size() const noexcept;           ///< number of tensors
   TensorView tensor(std::size_t index) const;  ///< in the order of `layer().tensors`
@@ -46,11 +47,11 @@ class Lease {
 
  private:
   friend class Streamer;
-  Lease(std::shared_ptr<StreamerCore> core, std::uint32_t layer, std::uint32_t slot, Stream stream);
+  Lease(std::shared_ptr<StreamerCore> core, std::uint32_t layer, std::uint32_t place, Stream stream);
 
   std::shared_ptr<StreamerCore> core_;  // shared: a lease may outlive the Streamer
   std::uint32_t layer_;
-  std::uint32_t slot_;
+  std::uint32_t place_;
   Stream stream_;
 };
 

@@ -5,6 +5,7 @@
 #include <tierstream/streamer/stats.h>
 #include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/device.h>
+#include <tierstream/tiers/page_cache.h>
 #include <tierstream/tiers/plan.h>
 
 #include <chrono>
@@ -24,6 +25,7 @@ namespace tierstream {
 struct StreamerOptions {
   std::shared_ptr<Device> device = {};  ///< null: the CPU device; shared with other streamers and the caller
   Budget budget = {};
+  std::uint32_t max_slots = 3;  ///< a shallow look-ahead is enough; gpu bytes beyond it keep tensors resident
   std::uint64_t request_bytes = 1u << 20;  ///< one read: below the sizes where retries and tails get coarse
   /// Each layer always in the slot `layer mod slots`, so that addresses can be captured in graphs. Where
   /// slots do not divide the layers, one load a pass does not overlap.
@@ -97,6 +99,8 @@ class Streamer {
   StreamerStats stats() const;
   /// Which way bytes really take, and every fallback with its reason.
   StoragePath storage_path() const;
+  /// How the page-cache tier keeps its pages.
+  PageCacheStatus page_cache_status() const;
   /// Why the ring is not registered for DMA; empty when it is.
   std::string registration_refusal() const;
 

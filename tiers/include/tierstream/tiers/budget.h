@@ -22,7 +22,7 @@ struct Budget {
 
   /// What this machine has to give now, less a reserve for the rest of the program: a quarter of the device's
   /// memory room or 1 GiB, whichever is less, and the same of the host's. Pinned gets what a ring can use
-  /// (256 MiB), gpu the rest of the device.
+  /// (256 MiB), gpu the device, page_cache the rest of the host; where the device is the host, they halve it.
   /// Errors: those of Device::memory_room.
   static Budget detect(Device& device);
 };

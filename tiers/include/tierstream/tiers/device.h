@@ -85,6 +85,11 @@ class HostRegistration {
   std::span<std::byte> memory_;
 };
 
+enum class HostAccess : std::uint8_t {
+  kReadWrite,
+  kReadOnly,  ///< the device only reads it, as it must where the memory itself is read-only
+};
+
 struct DeviceTraits {
   std::string name;                    ///< "cpu", "cuda:0"
   bool reads_land = false;             ///< storage may read straight into device memory
@@ -113,7 +118,8 @@ class Device {
 
   /// Registers host memory so that copies from it run at the link's speed. Refused: an empty registration,
   /// and `refusal` says why.
-  virtual HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) = 0;
+  virtual HostRegistration register_host(std::span<std::byte> memory, std::string& refusal,
+                                         HostAccess access = HostAccess::kReadWrite) = 0;
 
   virtual std::unique_ptr<Event> make_event() = 0;
   /// An event that `elapsed_since` may be asked of.

@@ -1,6 +1,8 @@
 #pragma once
 
 #include <tierstream/io/layer_table.h>
+#include <tierstream/tiers/chunk_set.h>
+#include <tierstream/tiers/residency.h>
 
 #include <cstddef>
 #include <cstdint>
@@ -36,18 +38,29 @@ struct MemoryCopy {
   std::uint64_t bytes;
 };
 
-/// Where each tensor of a layer lies in its slot, and every transfer that brings it there. Computed once; a
-/// pass only replays it.
+/// A copy out of the page-cache tier, within one registered range of it.
+struct MappedCopy {
+  std::uint32_t file;
+  std::uint64_t offset;
+  std::uint64_t slot_offset;
+  std::uint64_t bytes;
+};
+
+/// Where each tensor of (a part of) a layer lies in the memory that it is loaded into - "slot" here, though
+/// residents have a place of their own - and every transfer that brings it there. Computed once; a pass only
+/// replays it.
 struct LayerLayout {
   std::uint64_t slot_bytes = 0;
   std::vector<std::uint64_t> tensor_offsets;  ///< in the slot, one per tensor of the layer
   std::vector<FileRead> landings;             ///< straight from storage into the slot
   std::vector<BlockFill> fills;               ///< through the ring
   std::vector<MemoryCopy> memory_copies;      ///< from where the bytes lie in host memory
+  std::vector<MappedCopy> mapped_copies;      ///< out of the page-cache tier
 
   std::uint64_t disk_bytes() const;    ///< read per load, alignment included
   std::uint64_t ring_bytes() const;    ///< copied per load out of ring blocks
   std::uint64_t memory_bytes() const;  ///< copied per load from where the bytes lie in host memory
+  std::uint64_t mapped_bytes() const;  ///< copied per load out of the page-cache tier
 };
 
 struct LayoutRules {
@@ -65,9 +78,20 @@ inline constexpr std::uint64_t kLandedTensorAlignment = 64;
 /// Slots and blocks start at multiples of this, which no direct I/O alignment exceeds.
 inline constexpr std::uint64_t kSlotAlignment = 4096;
 
-/// Lays `layer` out in a slot. Tensors that are neighbours in the file and keep their alignment travel as one
-/// copy; tensors of the same bytes share them. Pure.
-LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files,
-                              const LayoutRules& rules);
+/// Which tensors of a layer a layout is of, and which of their bytes the page-cache tier has.
+struct LayerPart {
+  std::span<const TensorHome> homes = {};  ///< of the layer's tensors; empty: all are of this part
+  TensorHome home = TensorHome::kSlot;     ///< of those that are
+  const ChunkSet* cached = nullptr;        ///< null: nothing is
+};
+
+/// Lays `part` of `layer` out in a slot. Tensors that are neighbours in the file and keep their alignment
+/// travel as one copy; tensors of the same bytes share them. Pure.
+LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
+                              const LayerPart& part = {});
+
+/// `slot_bytes` of that layout, without its transfers.
+std::uint64_t laid_out_bytes(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
+                             const LayerPart& part = {});
 
 }  // namespace tierstream

@@ -1,0 +1,113 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <tierstream/io/error.h>
+#include <tierstream/io/file_backends.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cpu_device.h>
+
+#include <chrono>
+#include <filesystem>
+#include <string>
+
+#include "small_model.h"
+#include "support/test_files.h"
+#include "support/thrown.h"
+
+namespace tierstream {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+/// The model in a file of the file system, of which pages can be kept. Through the ring and with reads that
+/// land.
+class ResidencyTest : public ::testing::TestWithParam<bool> {
+ protected:
+  ResidencyTest() {
+    model_.table.open_storage = [] { return make_file_backend(); };
+    const std::unique_ptr<StorageBackend> storage = model_.table.open_storage();
+    model_.table.files = {{path_, storage->info(storage->open(path_))}};
+  }
+
+  Streamer make(std::uint64_t gpu_bytes, std::uint64_t page_cache_bytes) {
+    return {model_.table,
+            {.device = make_cpu_device({.reads_land = GetParam()}),
+             .budget = {.gpu = gpu_bytes, .pinned = 8 * kMiB, .page_cache = page_cache_bytes},
+             .warn = {}}};
+  }
+  /// One pass, all bytes compared.
+  TierBytes walk(Streamer& streamer) {
+    for (const Lease& layer : streamer.pass()) EXPECT_TRUE(model_.has_right_bytes(layer)) << layer.index();
+    return streamer.stats().last_pass.bytes;
+  }
+  std::uint64_t model_bytes() const { return kLayers * model_.layer_bytes(); }
+
+  static constexpr std::size_t kLayers = 8;
+  SmallModel model_{kLayers, kMiB, GetParam() ? 0u : 8u};
+  const TemporaryDirectory directory_;
+  const std::string path_ = directory_.write("model", model_.content_of("model"));
+};
+INSTANTIATE_TEST_SUITE_P(, ResidencyTest, ::testing::Bool(), name_of_mode);
+
+TEST_P(ResidencyTest, WhatTheDeviceKeepsIsReadOnce) {
+  // Three slots, the outside, and half of the layers' tensors.
+  Streamer streamer = make(3 * 3 * kMiB + kMiB + model_bytes() / 2, 0);
+  const Plan& plan = streamer.plan();
+  EXPECT_GT(plan.resident_bytes, model_bytes() / 2 - kMiB);
+  const TierBytes first = walk(streamer);
+  EXPECT_GE(first.disk, model_bytes());
+  EXPECT_EQ(first.gpu, 0u);
+  for (int pass = 0; pass < 2; ++pass) {
+    const TierBytes bytes = walk(streamer);
+    EXPECT_EQ(bytes.disk, plan.disk_bytes);
+    EXPECT_LT(bytes.disk, model_bytes() * 6 / 10);
+    EXPECT_GE(bytes.gpu + bytes.disk, model_bytes());
+  }
+  EXPECT_TRUE(model_.has_right_bytes(streamer.outside("embedding")));
+}
+
+TEST_P(ResidencyTest, HalfOfTheModelInThePageCacheLeavesTheOtherHalfToTheDisk) {
+  Streamer streamer = make(4 * 3 * kMiB, model_bytes() / 2);
+  EXPECT_GT(streamer.plan().used.page_cache, model_bytes() / 2 - kChunkBytes);
+  EXPECT_GE(walk(streamer).disk, model_bytes());
+  for (int pass = 0; pass < 2; ++pass) {
+    const TierBytes bytes = walk(streamer);
+    EXPECT_EQ(bytes.disk, streamer.plan().disk_bytes);
+    EXPECT_LE(bytes.disk, model_bytes() / 2 + kChunkBytes + kLayers * 3 * 4096);
+    EXPECT_GE(bytes.disk + bytes.page_cache + bytes.gpu, model_bytes());
+  }
+  EXPECT_LE(streamer.stats().peak_bytes.page_cache, model_bytes() / 2);
+}
+
+TEST_P(ResidencyTest, AllTensorsThatAreMappedAreUsedWhereTheyLie) {
+  Streamer streamer = make(5 * 3 * kMiB, model_bytes() + 4 * kMiB);
+  (void)walk(streamer);
+  const TierBytes bytes = walk(streamer);
+  EXPECT_EQ(bytes.disk, 0u);
+  EXPECT_GE(bytes.page_cache + bytes.gpu, model_bytes());
+  if (!GetParam()) return;  // off the cache line: copied
+  EXPECT_EQ(streamer.plan().slots, 0u);
+  const TensorView before = streamer.acquire(3).tensor(1);
+  EXPECT_EQ(streamer.acquire(3).tensor(1).data, before.data);
+  EXPECT_EQ(mapped_file_at(before.data), path_);
+}
+
+TEST_P(ResidencyTest, AFileThatIsWrittenToIsNoticedBeforeTheNextPass) {
+  Streamer streamer = make(5 * 3 * kMiB, model_bytes() / 2);
+  (void)walk(streamer);
+  const auto modified = std::filesystem::last_write_time(path_);
+  std::filesystem::last_write_time(path_, modified + std::chrono::seconds(1));
+  expect_throws(Errc::kFileChanged, HasSubstr(path_), [&] { (void)streamer.pass(); });
+}
+
+TEST_P(ResidencyTest, LeasesInAnyOrderGetTheirBytesFromEveryTier) {
+  Streamer streamer = make(3 * 3 * kMiB + kMiB + model_bytes() / 4, model_bytes() / 3);
+  for (const std::size_t layer : {7u, 2u, 2u, 5u, 0u, 7u, 1u, 6u, 3u, 4u, 0u}) {
+    EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(layer))) << layer;
+  }
+  streamer.close();
+}
+
+}  // namespace
+}  // namespace tierstream

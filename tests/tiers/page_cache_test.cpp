@@ -1,0 +1,141 @@
+#include <fmt/format.h>
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <tierstream/io/error.h>
+#include <tierstream/io/file_backends.h>
+#include <tierstream/tiers/cpu_device.h>
+#include <tierstream/tiers/page_cache.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstring>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "support/test_files.h"
+#include "support/thrown.h"
+
+namespace tierstream {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+/// Four layers of 5 MiB in one file.
+class FilePageCacheTest : public ::testing::Test {
+ protected:
+  FilePageCacheTest() {
+    const std::unique_ptr<StorageBackend> storage = make_file_backend();
+    table_.files.push_back({path_, storage->info(storage->open(path_))});
+    for (std::uint64_t i = 0; i < kLayers; ++i) {
+      table_.layers.push_back({fmt::format("l.{}", i),
+                               {{"w",
+                                 DType::kU8,
+                                 {static_cast<std::int64_t>(kLayerBytes)},
+                                 kLayerBytes,
+                                 FileExtent{0, i * kLayerBytes}}}});
+    }
+  }
+
+  void open(std::uint64_t page_cache_bytes, bool is_host = true) {
+    plan_ = make_plan(table_, {.gpu = 64 * kMiB, .pinned = 8 * kMiB, .page_cache = page_cache_bytes}, {},
+                      {.is_host = is_host, .layer_seconds = {}});
+    pages_.emplace(table_, plan_, *device_, budget_, [this] {
+      ++progress_;
+      progress_.notify_all();
+    });
+  }
+  void wait_for(std::uint32_t layer) {
+    for (;;) {
+      const int seen = progress_;
+      if (pages_->state(layer) != PageCache::State::kComing) return;
+      progress_.wait(seen);
+    }
+  }
+
+  static constexpr std::uint64_t kLayers = 4;
+  static constexpr std::uint64_t kLayerBytes = 5 * kMiB;
+  const TemporaryDirectory directory_;
+  const std::vector<std::byte> content_ = pattern_bytes(7, kLayers* kLayerBytes);
+  const std::string path_ = directory_.write("model", content_);
+  LayerTable table_;
+  Plan plan_;
+  const std::shared_ptr<Device> device_ = make_cpu_device();
+  TierBudget budget_{"page_cache", 1u << 30};
+  std::atomic<int> progress_ = 0;
+  std::optional<FilePageCache> pages_;
+};
+
+TEST_F(FilePageCacheTest, BringsEveryLayerAndHoldsItsBudget) {
+  open(64 * kMiB);
+  EXPECT_EQ(budget_.used_bytes(), kLayers * kLayerBytes);
+  std::uint64_t read = 0;
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    wait_for(layer);
+    ASSERT_EQ(pages_->state(layer), PageCache::State::kReady);
+    const std::byte* const mapped = pages_->address(0, layer * kLayerBytes);
+    EXPECT_EQ(std::memcmp(mapped, content_.data() + layer * kLayerBytes, kLayerBytes), 0);
+    read += pages_->take_read_bytes(layer);
+  }
+  EXPECT_EQ(read, kLayers * kLayerBytes);
+  EXPECT_EQ(pages_->take_read_bytes(0), 0u) << "counted once";
+  const PageCacheStatus status = pages_->status();
+  EXPECT_EQ(status.locked_bytes == kLayers * kLayerBytes, status.lock_refusal.empty());
+  EXPECT_EQ(status.registered_bytes, kLayers * kLayerBytes);
+  pages_.reset();
+  EXPECT_EQ(budget_.used_bytes(), 0u);
+}
+
+TEST_F(FilePageCacheTest, KeepsOnlyWhatThePlanSays) {
+  open(10 * kMiB, false);
+  EXPECT_EQ(budget_.used_bytes(), plan_.page_cache.bytes());
+  EXPECT_LE(budget_.used_bytes(), 10 * kMiB);
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    wait_for(layer);
+    for (const MappedCopy& copy : plan_.layers[layer].mapped_copies) {
+      EXPECT_EQ(
+          std::memcmp(pages_->address(copy.file, copy.offset), content_.data() + copy.offset, copy.bytes), 0);
+    }
+  }
+}
+
+TEST_F(FilePageCacheTest, NamesTheFileOfAMappedAddress) {
+  EXPECT_EQ(mapped_file_at(content_.data()), nullptr);
+  open(64 * kMiB);
+  const std::byte* const inside = pages_->address(0, kMiB);
+  EXPECT_EQ(mapped_file_at(inside), path_);
+  pages_.reset();
+  EXPECT_EQ(mapped_file_at(inside), nullptr);
+}
+
+TEST_F(FilePageCacheTest, NoticesAFileThatWasWrittenTo) {
+  open(64 * kMiB);
+  EXPECT_NO_THROW(pages_->check_files());
+  const auto modified = std::filesystem::last_write_time(path_);
+  std::filesystem::last_write_time(path_, modified + std::chrono::seconds(1));
+  expect_throws(Errc::kFileChanged, HasSubstr(path_), [&] { pages_->check_files(); });
+}
+
+TEST_F(FilePageCacheTest, GoesOnWithTheOldContentOfAFileReplacedByRenaming) {
+  open(64 * kMiB);
+  directory_.write("other", pattern_bytes(8, kLayers * kLayerBytes));
+  std::filesystem::rename(directory_.path("other"), path_);
+  EXPECT_NO_THROW(pages_->check_files());
+  wait_for(3);
+  EXPECT_EQ(std::memcmp(pages_->address(0, 3 * kLayerBytes), content_.data() + 3 * kLayerBytes, kLayerBytes),
+            0);
+}
+
+TEST_F(FilePageCacheTest, RefusesAFileThatIsNotTheOneOfTheTable) {
+  directory_.write("model", pattern_bytes(9, kLayers * kLayerBytes + 1));
+  expect_throws(Errc::kFileChanged, ::testing::AllOf(HasSubstr(path_), HasSubstr("expected")),
+                [&] { open(64 * kMiB); });
+  EXPECT_EQ(budget_.used_bytes(), 0u);
+}
+
+}  // namespace
+}  // namespace tierstream

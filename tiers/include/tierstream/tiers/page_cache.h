@@ -1,0 +1,83 @@
+#pragma once
+
+#include <tierstream/io/layer_table.h>
+#include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/plan.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <string>
+
+namespace tierstream {
+
+/// File pages that the program keeps, as the staging loop sees them: mapped memory that becomes ready layer
+/// by layer. Threads: one, the staging thread, where a member does not say otherwise.
+class PageCache {
+ public:
+  enum class State : std::uint8_t { kComing, kReady, kFailed };
+
+  virtual ~PageCache() = default;
+
+  /// Of everything that the plan keeps of `layer`. Ready stays ready.
+  virtual State state(std::uint32_t layer) const noexcept = 0;
+  /// Makes `layer` the next to come; one that failed is tried again.
+  virtual void ask_for(std::uint32_t layer) = 0;
+  /// Why it failed.
+  virtual std::exception_ptr error(std::uint32_t layer) const = 0;
+  /// Bytes read from storage for `layer` since the last call.
+  virtual std::uint64_t take_read_bytes(std::uint32_t layer) noexcept = 0;
+  /// Where the file's byte at `offset`, of a chunk that the plan keeps, is mapped; any thread.
+  virtual const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept = 0;
+};
+
+struct PageCacheStatus {
+  std::string lock_refusal;          ///< why pages are not locked (mlock); empty: all are
+  std::string registration_refusal;  ///< why some are not registered for DMA; empty: all are
+  std::uint64_t locked_bytes = 0;
+  std::uint64_t registered_bytes = 0;
+  std::uint64_t lost_bytes = 0;  ///< found gone from the page cache, and read again
+};
+
+/// The page-cache tier: reads the plan's chunks once into the page cache, by several threads, maps them
+/// shared and read-only, locks them and registers them for DMA, run by run (ChunkSet::ranges), so that
+/// devices read them where they lie. What is not locked the system may drop; it is then read anew as it is
+/// used.
+///
+/// A file replaced by renaming goes on with its old content. A file cut while its pages are used raises
+/// SIGBUS: `check_files` narrows that race but cannot close it; see `mapped_file_at`.
+/// Threads: `status` and `check_files` may be called from any thread. `on_progress` is called from its own
+/// threads when a layer has become ready or has failed.
+class FilePageCache final : public PageCache {
+ public:
+  /// Holds `budget` for the plan's chunks. Throws Error kOpenFailed, kFileChanged, kOutOfMemory. `table`,
+  /// `plan` and `device` outlive it.
+  FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
+                std::function<void()> on_progress);
+  /// Ends its threads; copies from its memory must be done.
+  ~FilePageCache() override;
+
+  State state(std::uint32_t layer) const noexcept override;
+  void ask_for(std::uint32_t layer) override;
+  std::exception_ptr error(std::uint32_t layer) const override;
+  std::uint64_t take_read_bytes(std::uint32_t layer) noexcept override;
+  const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override;
+
+  /// Throws Error kFileChanged for a file that was written to or cut since the table was made: its size and
+  /// time of change are compared.
+  void check_files() const;
+  PageCacheStatus status() const;
+
+ private:
+  class Loader;
+  std::unique_ptr<Loader> loader_;
+};
+
+/// The path of the file that a FilePageCache maps at `address`; null: none. Async-signal-safe, so that a
+/// handler of SIGBUS can name the file that was cut.
+const char* mapped_file_at(const void* address) noexcept;
+
+}  // namespace tierstream

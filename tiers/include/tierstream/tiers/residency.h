@@ -1,0 +1,59 @@
+#pragma once
+
+#include <tierstream/io/layer_table.h>
+#include <tierstream/tiers/chunk_set.h>
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+namespace tierstream {
+
+/// Where a tensor is while its layer is leased. Each has one home.
+enum class TensorHome : std::uint8_t {
+  kSlot,      ///< in its layer's slot, loaded whenever the layer comes to one: streamed
+  kResident,  ///< in device memory, for good
+  kMapped,    ///< where the page-cache tier maps it; on devices that are the host
+};
+
+/// The homes of each layer's tensors, in the table's order.
+using TensorHomes = std::vector<std::vector<TensorHome>>;
+
+TensorHomes all_streamed(const LayerTable& table);
+
+/// A tensor that a layer loads, with those tied to it.
+struct ResidentCandidate {
+  std::uint32_t layer;
+  std::uint64_t bytes;
+  std::span<const std::uint32_t> tensors;  ///< of the layer: one, and all with the same bytes
+};
+
+/// The order in which tensors become resident on the device: whole ones, so that every layer has given up
+/// about the same share of its bytes at each point, and those layers that are ahead of others lie evenly
+/// spread. A plan takes a beginning of it, so plans for larger budgets keep all that smaller ones keep.
+/// Pure. The table's tensors, not their homes, decide.
+class ResidentOrder {
+ public:
+  explicit ResidentOrder(const LayerTable& table);
+  ResidentOrder(const ResidentOrder&) = delete;
+  ResidentOrder& operator=(const ResidentOrder&) = delete;
+
+  std::span<const ResidentCandidate> candidates() const noexcept { return candidates_; }
+
+ private:
+  std::vector<std::vector<std::uint32_t>> tensors_;  // by layer: in file order, tied ones side by side
+  std::vector<ResidentCandidate> candidates_;
+};
+
+/// The chunks that a page-cache budget of `bytes` keeps: a beginning of one fixed order, as even over the
+/// layers as that of the tensors, but from the end of each layer on, where tensors become resident last.
+/// Chunks whose bytes are all resident on the device are passed over. Only files in the file system have
+/// chunks. `in_place`: tensors that can be used where they are mapped are kept whole or not at all, because a
+/// part would have to be copied that could have been read to its place.
+ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::uint64_t bytes, bool in_place,
+                       std::uint64_t chunk_bytes = kChunkBytes);
+
+/// Gives the tensors that `chunks` covers and that may be used where they are mapped that home.
+void use_where_mapped(const LayerTable& table, const ChunkSet& chunks, TensorHomes& homes);
+
+}  // namespace tierstream

@@ -1,0 +1,373 @@
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <tierstream/io/error.h>
+#include <tierstream/tiers/page_cache.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <cerrno>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <stop_token>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace tierstream {
+namespace {
+
+/// One disk is kept busy by a few reads at a time; of cached pages each thread copies 4 GB/s.
+constexpr std::size_t kThreads = 4;
+
+std::error_code last_error() { return {errno, std::generic_category()}; }
+
+// --- Who is mapped where, for handlers of SIGBUS ---
+
+struct MappedFile {
+  std::atomic<const std::byte*> begin = nullptr;
+  std::atomic<const std::byte*> end = nullptr;
+  std::atomic<const char*> path = nullptr;
+};
+/// More mappings than this are not named. Never destroyed: a signal may come at any time.
+std::array<MappedFile, 1024> mapped_files;
+
+MappedFile* note_mapped(const std::byte* begin, std::size_t bytes, const char* path) noexcept {
+  for (MappedFile& entry : mapped_files) {
+    const char* none = nullptr;
+    if (!entry.path.compare_exchange_strong(none, path)) continue;
+    entry.end = begin + bytes;
+    entry.begin = begin;
+    return &entry;
+  }
+  return nullptr;
+}
+
+void forget_mapped(MappedFile* entry) noexcept {
+  if (entry == nullptr) return;
+  entry->begin = nullptr;
+  entry->path = nullptr;
+}
+
+/// A file mapped whole, shared and read-only; of its pages only those of the kept chunks are touched.
+class FileMapping {
+ public:
+  explicit FileMapping(const SourceFile& file) : path_(file.path), info_(file.info) {
+    file_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
+    if (file_ < 0) throw Error(Errc::kOpenFailed, "cannot open", {.file = path_}, last_error());
+    check_unchanged();
+    void* const mapping = ::mmap(nullptr, info_.bytes, PROT_READ, MAP_SHARED, file_, 0);
+    if (mapping == MAP_FAILED) {
+      throw Error(Errc::kOutOfMemory, "cannot map", {.file = path_}, last_error());
+    }
+    data_ = static_cast<const std::byte*>(mapping);
+    // Readahead would bring in pages beyond the kept chunks, through the mapping and through reads alike.
+    ::madvise(mapping, info_.bytes, MADV_RANDOM);
+    ::posix_fadvise(file_, 0, 0, POSIX_FADV_RANDOM);
+    noted_ = note_mapped(data_, info_.bytes, path_.c_str());
+  }
+  FileMapping(const FileMapping&) = delete;
+  FileMapping& operator=(const FileMapping&) = delete;
+  ~FileMapping() {
+    forget_mapped(noted_);
+    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), info_.bytes);
+    if (file_ >= 0) ::close(file_);
+  }
+
+  const std::byte* data() const noexcept { return data_; }
+
+  void check_unchanged() const {
+    struct stat now {};
+    if (::fstat(file_, &now) != 0) throw changed();
+    const auto modified_ns = now.st_mtim.tv_sec * 1'000'000'000 + now.st_mtim.tv_nsec;
+    const auto bytes = static_cast<std::uint64_t>(now.st_size);
+    if (bytes == info_.bytes && modified_ns == info_.version.modified_ns &&
+        now.st_ino == info_.version.inode) {
+      return;
+    }
+    throw changed(bytes);
+  }
+
+  /// Brings file bytes into the page cache.
+  void read(std::uint64_t begin, std::uint64_t end, std::span<std::byte> scratch) const {
+    while (begin < end) {
+      const std::size_t wanted = std::min<std::uint64_t>(scratch.size(), end - begin);
+      const ssize_t count = ::pread(file_, scratch.data(), wanted, static_cast<off_t>(begin));
+      if (count < 0 && errno == EINTR) continue;
+      if (count < 0) {
+        throw Error(Errc::kReadFailed, "cannot read into the page cache", place_at(begin), last_error());
+      }
+      if (count == 0) throw Error(Errc::kEndOfFile, "the file ends early", place_at(begin));
+      begin += static_cast<std::uint64_t>(count);
+    }
+  }
+
+ private:
+  ErrorPlace place_at(std::uint64_t offset) const { return {.file = path_, .offset = offset}; }
+  Error changed(std::optional<std::uint64_t> bytes = {}) const {
+    ErrorPlace place{.file = path_};
+    if (bytes && *bytes != info_.bytes) {
+      place.expected_bytes = info_.bytes;
+      place.actual_bytes = *bytes;
+    }
+    return {Errc::kFileChanged, "the file was changed while the page-cache tier keeps pages of it",
+            std::move(place)};
+  }
+
+  std::string path_;
+  FileInfo info_;
+  int file_ = -1;
+  const std::byte* data_ = nullptr;
+  MappedFile* noted_ = nullptr;
+};
+
+}  // namespace
+
+const char* mapped_file_at(const void* address) noexcept {
+  for (const MappedFile& entry : mapped_files) {
+    const std::byte* const begin = entry.begin;
+    if (begin != nullptr && begin <= address && address < entry.end) return entry.path;
+  }
+  return nullptr;
+}
+
+// --- Loading ---
+
+class FilePageCache::Loader {
+ public:
+  Loader(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
+         std::function<void()> on_progress)
+      : device_(device),
+        reservation_(budget.reserve(plan.page_cache.bytes(), "the kept pages")),
+        on_progress_(std::move(on_progress)),
+        mappings_(table.files.size()),
+        layers_(table.layers.size()) {
+    for (const ChunkSet::Range& range : plan.page_cache.ranges()) {
+      if (!mappings_[range.file])
+        mappings_[range.file] = std::make_unique<FileMapping>(table.files[range.file]);
+      Run& run = runs_.emplace_back();
+      run.range = range;
+    }
+    for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) find_runs_of(table, plan, layer);
+    for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) {
+      for (const std::size_t run : layers_[layer].runs) queue(run);
+    }
+    if (runs_.empty()) return;
+    for (std::size_t i = 0; i < kThreads; ++i) {
+      threads_.emplace_back([this](const std::stop_token& stop) { work(stop); });
+    }
+  }
+
+  State state(std::uint32_t layer) const noexcept {
+    return layers_[layer].state.load(std::memory_order_acquire);
+  }
+
+  void ask_for(std::uint32_t layer) {
+    const std::scoped_lock lock(mutex_);
+    LayerState& asked = layers_[layer];
+    if (asked.state == State::kReady) return;
+    for (const std::size_t index : asked.runs) {
+      Run& run = runs_[index];
+      if (run.error) {
+        run.error = nullptr;
+        queue(index);
+      } else if (const auto queued = std::ranges::find(queue_, index); queued != queue_.end()) {
+        queue_.erase(queued);
+        queue_.push_front(index);
+      }
+    }
+    asked.state = State::kComing;
+    work_to_do_.notify_all();
+  }
+
+  std::exception_ptr error(std::uint32_t layer) const {
+    const std::scoped_lock lock(mutex_);
+    for (const std::size_t run : layers_[layer].runs) {
+      if (runs_[run].error) return runs_[run].error;
+    }
+    return nullptr;
+  }
+
+  std::uint64_t take_read_bytes(std::uint32_t layer) noexcept {
+    return layers_[layer].read_bytes.exchange(0, std::memory_order_relaxed);
+  }
+
+  const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept {
+    return mappings_[file]->data() + offset;
+  }
+
+  void check_files() const {
+    for (const auto& mapping : mappings_) {
+      if (mapping) mapping->check_unchanged();
+    }
+  }
+
+  PageCacheStatus status() const {
+    const std::scoped_lock lock(mutex_);
+    return status_;
+  }
+
+ private:
+  /// A run of chunks: read piece by piece by whoever is free, then locked and registered as one.
+  struct Run {
+    ChunkSet::Range range{};
+    std::uint64_t next_piece = 0;  ///< file offset of the first that nobody has begun
+    std::uint32_t under_way = 0;   ///< pieces
+    std::exception_ptr error;
+    bool is_ready = false;
+    HostRegistration registration;
+    std::vector<std::uint32_t> layers;
+  };
+  struct LayerState {
+    std::atomic<State> state = State::kReady;
+    std::atomic<std::uint64_t> read_bytes = 0;
+    std::vector<std::size_t> runs;
+  };
+
+  void find_runs_of(const LayerTable& table, const Plan& plan, std::uint32_t layer) {
+    const auto add = [&](std::uint32_t file, std::uint64_t begin, std::uint64_t end) {
+      for (std::size_t i = 0; i < runs_.size(); ++i) {
+        const ChunkSet::Range& range = runs_[i].range;
+        if (range.file != file || range.end <= begin || end <= range.begin) continue;
+        if (std::ranges::find(layers_[layer].runs, i) != layers_[layer].runs.end()) continue;
+        layers_[layer].runs.push_back(i);
+        runs_[i].layers.push_back(layer);
+        layers_[layer].state = State::kComing;
+      }
+    };
+    for (const MappedCopy& copy : plan.layers[layer].mapped_copies) {
+      add(copy.file, copy.offset, copy.offset + copy.bytes);
+    }
+    const std::vector<TensorSpec>& tensors = table.layers[layer].tensors;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (plan.homes[layer][i] != TensorHome::kMapped) continue;
+      const auto& extent = std::get<FileExtent>(tensors[i].source);
+      add(extent.file, extent.offset, extent.offset + tensors[i].bytes);
+    }
+  }
+
+  /// With the mutex held, or before the threads begin.
+  void queue(std::size_t index) {
+    Run& run = runs_[index];
+    if (std::ranges::find(queue_, index) != queue_.end()) return;
+    run.next_piece = run.range.begin;
+    queue_.push_back(index);
+  }
+
+  void work(const std::stop_token& stop) {
+    std::vector<std::byte> scratch(kChunkBytes / 2);
+    std::unique_lock lock(mutex_);
+    while (work_to_do_.wait(lock, stop, [this] { return !queue_.empty(); })) {
+      const std::size_t index = queue_.front();
+      Run& run = runs_[index];
+      const std::uint64_t begin = run.next_piece;
+      const std::uint64_t end = std::min(run.range.end, begin + kChunkBytes);
+      run.next_piece = end;
+      if (end == run.range.end) queue_.pop_front();
+      ++run.under_way;
+      lock.unlock();
+      std::exception_ptr error;
+      try {
+        mappings_[run.range.file]->read(begin, end, scratch);
+      } catch (...) {
+        error = std::current_exception();
+      }
+      lock.lock();
+      --run.under_way;
+      if (error && !run.error) {
+        run.error = error;
+        std::erase(queue_, index);
+        run.next_piece = run.range.end;
+      }
+      if (run.under_way != 0 || run.next_piece != run.range.end) continue;
+      if (!run.error) {
+        lock.unlock();
+        prepare(run);
+        lock.lock();
+      }
+      finish(run);
+      lock.unlock();
+      on_progress_();
+      lock.lock();
+    }
+  }
+
+  /// Locks and registers: 5 ms for 256 MiB, beside the staging loop.
+  void prepare(Run& run) {
+    auto* const begin = const_cast<std::byte*>(address(run.range.file, run.range.begin));
+    const std::size_t bytes = run.range.end - run.range.begin;
+    std::string lock_refusal;
+    if (::mlock(begin, bytes) != 0) {
+      lock_refusal = fmt::format("mlock of {}: {}", format_bytes(bytes), last_error().message());
+      ::madvise(begin, bytes, MADV_POPULATE_READ);
+    }
+    std::string refusal;
+    run.registration = device_.register_host({begin, bytes}, refusal, HostAccess::kReadOnly);
+    const std::scoped_lock lock(mutex_);
+    if (lock_refusal.empty()) {
+      status_.locked_bytes += bytes;
+    } else if (status_.lock_refusal.empty()) {
+      status_.lock_refusal = lock_refusal;
+    }
+    if (run.registration) {
+      status_.registered_bytes += bytes;
+    } else if (status_.registration_refusal.empty()) {
+      status_.registration_refusal = refusal;
+    }
+  }
+
+  /// With the mutex held.
+  void finish(Run& run) {
+    run.is_ready = run.error == nullptr;
+    for (const std::uint32_t index : run.layers) {
+      LayerState& layer = layers_[index];
+      if (run.error) {
+        layer.state = State::kFailed;
+        continue;
+      }
+      const std::uint64_t share = (run.range.end - run.range.begin) / run.layers.size();
+      layer.read_bytes.fetch_add(share, std::memory_order_relaxed);
+      if (std::ranges::all_of(layer.runs, [this](std::size_t i) { return runs_[i].is_ready; })) {
+        layer.state.store(State::kReady, std::memory_order_release);
+      }
+    }
+  }
+
+  Device& device_;
+  Reservation reservation_;
+  const std::function<void()> on_progress_;
+  std::vector<std::unique_ptr<FileMapping>> mappings_;  // by file; null: nothing of it is kept
+  std::deque<LayerState> layers_;
+  std::deque<Run> runs_;
+
+  mutable std::mutex mutex_;
+  std::condition_variable_any work_to_do_;
+  std::deque<std::size_t> queue_;  // runs with pieces to read, most urgent first
+  PageCacheStatus status_;
+  std::vector<std::jthread> threads_;  // last: they end before what they use
+};
+
+FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
+                             std::function<void()> on_progress)
+    : loader_(std::make_unique<Loader>(table, plan, device, budget, std::move(on_progress))) {}
+
+FilePageCache::~FilePageCache() = default;
+
+PageCache::State FilePageCache::state(std::uint32_t layer) const noexcept { return loader_->state(layer); }
+void FilePageCache::ask_for(std::uint32_t layer) { loader_->ask_for(layer); }
+std::exception_ptr FilePageCache::error(std::uint32_t layer) const { return loader_->error(layer); }
+std::uint64_t FilePageCache::take_read_bytes(std::uint32_t layer) noexcept {
+  return loader_->take_read_bytes(layer);
+}
+const std::byte* FilePageCache::address(std::uint32_t file, std::uint64_t offset) const noexcept {
+  return loader_->address(file, offset);
+}
+void FilePageCache::check_files() const { loader_->check_files(); }
+PageCacheStatus FilePageCache::status() const { return loader_->status(); }
+
+}  // namespace tierstream
