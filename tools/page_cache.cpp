@@ -1,4 +1,4 @@
-#include "bench/page_cache.h"
+#include "tools/page_cache.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
