@@ -62,13 +62,19 @@ class RawReader::PlainRing {
 
   io_uring* get() noexcept { return &ring_; }
 
+  /// A filter may let io_uring_setup pass and refuse this.
+  bool can_enter() {
+    ::io_uring_prep_nop(::io_uring_get_sqe(&ring_));
+    return ::io_uring_submit_and_wait(&ring_, 1) >= 0;
+  }
+
  private:
   io_uring ring_{};
 };
 
 std::string describe(const RawReading& reading) {
   const std::string way = reading.way == RawReading::Way::kThreads
-                              ? fmt::format("{} threads", reading.parallel)
+                              ? fmt::format("{} thread{}", reading.parallel, reading.parallel == 1 ? "" : "s")
                               : fmt::format("io_uring depth {}", reading.parallel);
   return fmt::format("{} x {} MiB {}", way, reading.request_bytes / kMiB,
                      reading.direct ? "direct" : "buffered");
@@ -94,8 +100,7 @@ RawReader::RawReader(std::string file, const RawReading& reading)
 RawReader::~RawReader() { ::close(descriptor_); }
 
 bool RawReader::available(const RawReading& reading) try {
-  if (reading.way == RawReading::Way::kIoUring) const PlainRing ring(reading.parallel);
-  return true;
+  return reading.way == RawReading::Way::kThreads || PlainRing(reading.parallel).can_enter();
 } catch (const Error&) {
   return false;
 }
