@@ -88,6 +88,7 @@ class StorageProbe {
     const RawSweep sweep =
         sweep_direct(file_, part,
                      {.memory_bytes = kReadMemoryBytes,
+                      .rounds = options_.rounds,
                       .run = cold(),
                       .after_run = progress_of(options_, "disk, ways to read", part.bytes())});
     for (const auto& [reading, seconds] : sweep.timings) {
