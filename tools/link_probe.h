@@ -40,14 +40,15 @@ struct LinkProbeOptions {
   unsigned rounds = 5;  ///< of everything that is compared, in turns
   /// Of one copy and of one registration; less where memory is short.
   std::uint64_t copy_bytes = 256u << 20;
-  /// Called often, with what is measured now and how many of its bytes have been moved.
+  /// Called after each reading or copy, with what is measured now and how many of its bytes have been moved.
   std::function<void(const std::string& what, std::uint64_t done_bytes, std::uint64_t total_bytes)> progress =
       {};
   std::stop_token stop = {};
 };
 
-// Measure the links that a plan is bound by, with the plainest means: none of tierstream's staging. Cold is
-// verified, and so is warm. Block; take a few times as long as moving the bytes `rounds` times.
+// Measure the links that a plan is bound by, with the plainest means: none of tierstream's staging. Cold and
+// warm are verified before each reading. Block; a file is read about ten times in each round.
+// Threads: any, but probes at the same time measure one another.
 // Errors: Error, where a reading or a copy fails; kCancelled when stopped. What the machine refuses is no
 // error: it stands in LinkRate::refusal.
 
