@@ -9,7 +9,7 @@
 #include <string>
 
 #include "bench/bench_program.h"
-#include "bench/raw_reader.h"
+#include "tools/raw_reader.h"
 
 namespace tierstream {
 

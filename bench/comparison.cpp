@@ -1,9 +1,6 @@
 #include "bench/comparison.h"
 
 #include <algorithm>
-#include <chrono>
-#include <cmath>
-#include <vector>
 
 namespace tierstream {
 namespace {
@@ -25,22 +22,7 @@ struct Pairs {
 
 }  // namespace
 
-double quantile(std::span<const double> values, double share) {
-  std::vector<double> sorted(values.begin(), values.end());
-  std::ranges::sort(sorted);
-  const double position = share * static_cast<double>(sorted.size() - 1);
-  const auto below = static_cast<std::size_t>(position);
-  const std::size_t above = std::min(below + 1, sorted.size() - 1);
-  return std::lerp(sorted[below], sorted[above], position - std::floor(position));
-}
-
-double seconds_of(const std::function<void()>& work) {
-  const auto begin = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
-}
-
-std::string compare(benchmark::State& state, std::uint64_t bytes, const std::function<double()>& subject,
+std::string compare(benchmark::State& state, std::uint64_t bytes, const TimedRun& subject,
                     std::span<const Ceiling> ceilings) {
   std::vector<double> subject_seconds;
   std::vector<Pairs> pairs(ceilings.size());
@@ -64,6 +46,16 @@ std::string compare(benchmark::State& state, std::uint64_t bytes, const std::fun
   state.counters["ratio_q1"] = quantile(highest->ratios, 0.25);
   state.counters["ratio_q3"] = quantile(highest->ratios, 0.75);
   return ceilings[static_cast<std::size_t>(highest - pairs.begin())].name;
+}
+
+std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& range,
+                                  std::span<const RawReading> readings,
+                                  const std::function<void()>& prepare) {
+  std::vector<Ceiling> ceilings;
+  for (const RawReading& reading : readings) {
+    ceilings.push_back({describe(reading), raw_run(file, range, reading, {.prepare = prepare})});
+  }
+  return ceilings;
 }
 
 }  // namespace tierstream

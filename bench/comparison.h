@@ -6,19 +6,17 @@
 #include <functional>
 #include <span>
 #include <string>
+#include <vector>
+
+#include "tools/raw_reader.h"
+#include "tools/timing.h"
 
 namespace tierstream {
-
-/// The value below which `share` of `values` lie; 0.5 is the median. Interpolates.
-double quantile(std::span<const double> values, double share);
-
-/// Seconds that `work` takes.
-double seconds_of(const std::function<void()>& work);
 
 /// A way to move bytes that the subject of a bench is compared with.
 struct Ceiling {
   std::string name;
-  std::function<double()> run;  ///< returns its seconds
+  TimedRun run;
 };
 
 /// Measures a subject beside one or two ceilings, which move the same `bytes`. Disks and shared machines
@@ -28,7 +26,12 @@ struct Ceiling {
 /// Of the ceilings the higher one counts. Counters: `GiB/s` and `ceiling_GiB/s` by the median time of each;
 /// `ratio`, the median over adjacent pairs of ceiling time / subject time, and `ratio_q1`, `ratio_q3`, its
 /// quartiles. Returns the name of the ceiling.
-std::string compare(benchmark::State& state, std::uint64_t bytes, const std::function<double()>& subject,
+std::string compare(benchmark::State& state, std::uint64_t bytes, const TimedRun& subject,
                     std::span<const Ceiling> ceilings);
+
+/// Readings of one range of a file as ceilings. `prepare` runs before each, untimed: it makes or checks the
+/// file's cache state.
+std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& range,
+                                  std::span<const RawReading> readings, const std::function<void()>& prepare);
 
 }  // namespace tierstream

@@ -16,7 +16,7 @@
 
 #include "bench/bench_checkpoint.h"
 #include "bench/comparison.h"
-#include "bench/page_cache.h"
+#include "tools/page_cache.h"
 
 namespace tierstream {
 namespace {
@@ -102,11 +102,14 @@ void measure(benchmark::State& state, const BenchCheckpoint& checkpoint, const S
 
 void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
   make_cold(checkpoint.file());
-  const RawSweep raw = sweep_direct(checkpoint.file(), {0, checkpoint.bytes()}, kMemoryBytes);
-  benchmark::AddCustomContext("raw readings", raw.rates);
+  const RawSweep raw =
+      sweep_direct(checkpoint.file(), {0, checkpoint.bytes()}, {.memory_bytes = kMemoryBytes});
+  benchmark::AddCustomContext("raw readings", describe(raw));
   for (const Subject& subject : kSubjects) {
     program.add(fmt::format("disk_reads/{}/cache:cold", subject.name),
-                [&, raw](benchmark::State& state) { measure(state, checkpoint, subject, raw.best); });
+                [&, readings = best_of_each_way(raw)](benchmark::State& state) {
+                  measure(state, checkpoint, subject, readings);
+                });
   }
 }
 

@@ -14,7 +14,7 @@
 
 #include "bench/bench_checkpoint.h"
 #include "bench/comparison.h"
-#include "bench/page_cache.h"
+#include "tools/page_cache.h"
 
 namespace tierstream {
 namespace {
@@ -118,13 +118,13 @@ void add_benchmarks(BenchProgram& program, const BenchCheckpoint& checkpoint) {
   const ByteRange range = range_of(checkpoint.layers({}));
   const std::uint64_t memory_bytes = range.bytes() / kLayers * kSlots;  // the slots
   make_warm(file);
-  const RawSweep warm = sweep_cached(file, range, memory_bytes);
+  const RawSweep warm = sweep_cached(file, range, {.memory_bytes = memory_bytes});
   make_cold(file);
-  const RawSweep cold = sweep_direct(file, range, memory_bytes);
-  benchmark::AddCustomContext("raw readings, cold", cold.rates);
-  benchmark::AddCustomContext("raw readings, warm", warm.rates);
+  const RawSweep cold = sweep_direct(file, range, {.memory_bytes = memory_bytes});
+  benchmark::AddCustomContext("raw readings, cold", describe(cold));
+  benchmark::AddCustomContext("raw readings, warm", describe(warm));
   for (const Case& how : kCases) {
-    const std::vector<RawReading> readings = how.cold ? cold.best : warm.best;
+    const std::vector<RawReading> readings = best_of_each_way(how.cold ? cold : warm);
     program.add(fmt::format("pass/{}", how.name),
                 [&, readings](benchmark::State& state) { measure_pass(state, checkpoint, how, readings); });
     if (!how.cold) continue;

@@ -37,6 +37,7 @@ int run_program(int argc, char** argv) {
   add_synth(program);
   add_inspect(program);
   add_run(program);
+  add_probe(program);
   try {
     program.parse(argc, argv);
     if (std::fflush(stdout) != 0) return fail(kFailed, "cannot write to standard output");

@@ -1,6 +1,7 @@
 #include "command.h"
 
 #include <fcntl.h>
+#include <gmock/gmock.h>
 #include <poll.h>
 #include <spawn.h>
 #include <stdlib.h>
@@ -9,9 +10,11 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <sstream>
 #include <stdexcept>
 
 extern char** environ;
@@ -102,5 +105,33 @@ CommandResult Command::finish() {
 }
 
 CommandResult run_command(const std::vector<std::string>& arguments) { return Command(arguments).finish(); }
+
+std::vector<std::string> lines_of(const std::string& text) {
+  std::vector<std::string> lines;
+  std::istringstream stream(text);
+  for (std::string line; std::getline(stream, line);) lines.push_back(line);
+  return lines;
+}
+
+std::size_t columns_of(const std::string& text) {
+  std::size_t columns = 0;
+  for (const std::string& line : lines_of(text)) columns = std::max(columns, line.size());
+  return columns;
+}
+
+std::vector<std::string> keys_of(const nlohmann::json& object) {
+  std::vector<std::string> keys;
+  for (const auto& item : object.items()) keys.push_back(item.key());
+  return keys;
+}
+
+void expect_refusal(const CommandResult& result, const std::string& fragment) {
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.out, "");
+  EXPECT_THAT(result.err, testing::StartsWith("tierstream: "));
+  EXPECT_THAT(result.err, testing::EndsWith("\n"));
+  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
+  EXPECT_THAT(result.err, testing::HasSubstr(fragment));
+}
 
 }  // namespace tierstream

@@ -2,6 +2,8 @@
 
 #include <sys/types.h>
 
+#include <cstddef>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
@@ -38,5 +40,15 @@ class Command {
 };
 
 CommandResult run_command(const std::vector<std::string>& arguments);
+
+std::vector<std::string> lines_of(const std::string& text);
+/// Of the longest line.
+std::size_t columns_of(const std::string& text);
+
+std::vector<std::string> keys_of(const nlohmann::json& object);
+
+/// Expects exit code 2, one line for people on standard error that holds `fragment`, and nothing on standard
+/// output.
+void expect_refusal(const CommandResult& result, const std::string& fragment);
 
 }  // namespace tierstream

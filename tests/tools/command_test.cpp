@@ -4,13 +4,11 @@
 #include <sys/wait.h>
 #include <tierstream/io/checkpoint.h>
 
-#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "support/checkpoint_files.h"
 #include "tools/synthetic_checkpoint.h"
@@ -19,7 +17,6 @@ namespace tierstream {
 namespace {
 
 using nlohmann::json;
-using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -33,29 +30,6 @@ constexpr const char* kBudget = "gpu=4MiB,pinned=4MiB";  // two slots and the te
 SyntheticSpec spec_of(std::uint32_t shards, std::uint64_t skew) {
   return {
       .layers = kLayers, .layer_bytes = kMiB, .vocabulary = 256, .seed = 3, .shards = shards, .skew = skew};
-}
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) lines.push_back(line);
-  return lines;
-}
-
-std::size_t columns_of(const std::string& text) {
-  std::size_t columns = 0;
-  for (const std::string& line : lines_of(text)) columns = std::max(columns, line.size());
-  return columns;
-}
-
-/// One line for people on standard error, and nothing on standard output.
-void expect_refusal(const CommandResult& result, const std::string& fragment) {
-  EXPECT_EQ(result.exit_code, 2);
-  EXPECT_EQ(result.out, "");
-  EXPECT_THAT(result.err, StartsWith("tierstream: "));
-  EXPECT_THAT(result.err, EndsWith("\n"));
-  EXPECT_EQ(std::count(result.err.begin(), result.err.end(), '\n'), 1) << result.err;
-  EXPECT_THAT(result.err, HasSubstr(fragment));
 }
 
 class RoundTrip : public testing::TestWithParam<std::tuple<std::uint32_t, std::uint64_t, bool>> {};
@@ -127,25 +101,20 @@ TEST_F(CommandTest, RunPrintsExactlyTheDocumentedKeys) {
   const CommandResult result = run_command({"run", path(), "--budget", kBudget, "--json", "--device", "cpu"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json report = json::parse(result.out);
-  const auto keys = [](const json& object) {
-    std::vector<std::string> names;
-    for (const auto& item : object.items()) names.push_back(item.key());
-    return names;
-  };
   using testing::UnorderedElementsAre;
-  EXPECT_THAT(keys(report),
+  EXPECT_THAT(keys_of(report),
               UnorderedElementsAre("checkpoint", "layers", "device", "budget", "path", "first_layer_seconds",
                                    "passes", "peak_bytes", "verified_tensors"));
-  EXPECT_THAT(keys(report["path"]),
+  EXPECT_THAT(keys_of(report["path"]),
               UnorderedElementsAre("backend", "direct", "files_registered", "buffers_registered",
                                    "ring_registered", "fallbacks"));
-  EXPECT_THAT(keys(report["passes"][0]),
+  EXPECT_THAT(keys_of(report["passes"][0]),
               UnorderedElementsAre("seconds", "layers", "bytes", "unused_bytes", "stall_seconds"));
-  EXPECT_THAT(keys(report["passes"][0]["bytes"]),
+  EXPECT_THAT(keys_of(report["passes"][0]["bytes"]),
               UnorderedElementsAre("disk", "page_cache", "pinned", "gpu"));
-  EXPECT_THAT(keys(report["passes"][0]["stall_seconds"]),
+  EXPECT_THAT(keys_of(report["passes"][0]["stall_seconds"]),
               UnorderedElementsAre("disk", "ring", "copy", "slot"));
-  EXPECT_THAT(keys(report["peak_bytes"]), UnorderedElementsAre("pinned", "page_cache", "gpu"));
+  EXPECT_THAT(keys_of(report["peak_bytes"]), UnorderedElementsAre("pinned", "page_cache", "gpu"));
   EXPECT_EQ(report["verified_tensors"], 0);
   EXPECT_GT(report["first_layer_seconds"], 0);
 }

@@ -17,10 +17,15 @@ void check_cold(const std::string& file);
 /// Throws Error kInternal when a page of the file is not cached.
 void check_warm(const std::string& file);
 
-/// Drops the file from the page cache. A page that someone maps or has written survives that: throws Error.
+/// Drops the file from the page cache. False: a page survived that, because someone maps it, or because the
+/// file system has no other place for it (tmpfs).
+bool try_make_cold(const std::string& file);
+/// Reads what is missing of the file into the page cache. The kernel may drop some of it at once: false when
+/// that goes on.
+bool try_make_warm(const std::string& file);
+
+/// The same, where all else is an Error kInternal.
 void make_cold(const std::string& file);
-/// Reads what is missing of the file into the page cache. The kernel may drop some of it at once: throws
-/// Error when that goes on.
 void make_warm(const std::string& file);
 
 }  // namespace tierstream

@@ -1,10 +1,9 @@
-#include "bench/raw_reader.h"
+#include "tools/raw_reader.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <liburing.h>
 #include <tierstream/io/error.h>
-#include <tierstream/tiers/budget.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -20,45 +19,28 @@ namespace tierstream {
 namespace {
 
 constexpr std::uint64_t kMiB = 1u << 20;
-constexpr int kTriesPerReading = 4;
 /// What direct I/O may ask of a read's length; a file's last read reaches past its end for it.
 constexpr std::uint64_t kLengthAlignment = 4096;
+
+double median_seconds(const RawTiming& timing) { return quantile(timing.seconds, 0.5); }
 
 constexpr std::uint64_t padded(std::uint64_t bytes) {
   return (bytes + kLengthAlignment - 1) / kLengthAlignment * kLengthAlignment;
 }
 
-/// The readings take turns, forwards and backwards: a disk that has rested may be faster for a while.
 RawSweep sweep(const std::string& file, const ByteRange& range, std::span<const RawReading> readings,
-               std::uint64_t memory_bytes) {
-  struct Candidate {
-    std::unique_ptr<RawReader> reader;
-    std::vector<double> seconds = {};
-  };
-  std::vector<Candidate> candidates;
+               const RawSweepOptions& options) {
+  RawSweep result{.bytes = range.bytes(), .timings = {}};
+  std::vector<TimedRun> runs;
   for (RawReading reading : readings) {
-    reading.memory_bytes = memory_bytes;
-    try {
-      candidates.push_back({std::make_unique<RawReader>(file, reading)});
-    } catch (const Error& error) {
-      if (error.errc() != Errc::kBackendUnavailable) throw;
-    }
+    if (!RawReader::available(reading)) continue;
+    reading.memory_bytes = options.memory_bytes;
+    result.timings.push_back({reading, {}});
+    runs.push_back(raw_run(file, range, reading, options.run));
   }
-  for (int i = 0; i < kTriesPerReading; ++i) {
-    for (Candidate& candidate : candidates) candidate.seconds.push_back(candidate.reader->read(range));
-    std::ranges::reverse(candidates);
-  }
-  const auto median = [](const Candidate& candidate) { return quantile(candidate.seconds, 0.5); };
-  std::ranges::sort(candidates, {}, median);
-  RawSweep result;
-  for (const Candidate& candidate : candidates) {
-    const RawReading& reading = candidate.reader->reading();
-    result.rates += fmt::format("{}{} {:.2f} GiB/s", result.rates.empty() ? "" : ", ", describe(reading),
-                                static_cast<double>(range.bytes()) / 0x1p30 / median(candidate));
-    const bool is_best_of_its_way =
-        std::ranges::find(result.best, reading.way, &RawReading::way) == result.best.end();
-    if (is_best_of_its_way) result.best.push_back(reading);
-  }
+  std::vector<std::vector<double>> seconds = take_turns(runs, options.rounds, options.after_run);
+  for (std::size_t i = 0; i < runs.size(); ++i) result.timings[i].seconds = std::move(seconds[i]);
+  std::ranges::sort(result.timings, {}, median_seconds);
   return result;
 }
 
@@ -80,13 +62,19 @@ class RawReader::PlainRing {
 
   io_uring* get() noexcept { return &ring_; }
 
+  /// A filter may let io_uring_setup pass and refuse this.
+  bool can_enter() {
+    ::io_uring_prep_nop(::io_uring_get_sqe(&ring_));
+    return ::io_uring_submit_and_wait(&ring_, 1) >= 0;
+  }
+
  private:
   io_uring ring_{};
 };
 
 std::string describe(const RawReading& reading) {
   const std::string way = reading.way == RawReading::Way::kThreads
-                              ? fmt::format("{} threads", reading.parallel)
+                              ? fmt::format("{} thread{}", reading.parallel, reading.parallel == 1 ? "" : "s")
                               : fmt::format("io_uring depth {}", reading.parallel);
   return fmt::format("{} x {} MiB {}", way, reading.request_bytes / kMiB,
                      reading.direct ? "direct" : "buffered");
@@ -111,9 +99,18 @@ RawReader::RawReader(std::string file, const RawReading& reading)
 
 RawReader::~RawReader() { ::close(descriptor_); }
 
-double RawReader::read(const ByteRange& range) {
-  return seconds_of(
-      [&] { reading_.way == RawReading::Way::kThreads ? read_by_threads(range) : read_by_io_uring(range); });
+bool RawReader::available(const RawReading& reading) try {
+  return reading.way == RawReading::Way::kThreads || PlainRing(reading.parallel).can_enter();
+} catch (const Error&) {
+  return false;
+}
+
+double RawReader::read(const ByteRange& range, const std::stop_token& stop) {
+  const double seconds = seconds_of([&] {
+    reading_.way == RawReading::Way::kThreads ? read_by_threads(range, stop) : read_by_io_uring(range, stop);
+  });
+  if (stop.stop_requested()) throw Error(Errc::kCancelled, "reading was stopped", {.file = file_});
+  return seconds;
 }
 
 /// Of the read at `offset`. Two reads may share one when one of them is late: nobody looks at the bytes.
@@ -134,14 +131,14 @@ void RawReader::check(std::int64_t result, std::uint64_t offset, std::uint64_t b
   throw Error(Errc::kReadFailed, "short read", place);
 }
 
-void RawReader::read_by_threads(const ByteRange& range) {
+void RawReader::read_by_threads(const ByteRange& range, const std::stop_token& stop) {
   std::atomic<std::uint64_t> next = range.begin;
   std::vector<std::exception_ptr> failures(reading_.parallel);
   const auto work = [&](unsigned index) {
     try {
       for (;;) {
         const std::uint64_t offset = next.fetch_add(reading_.request_bytes);
-        if (offset >= range.end) return;
+        if (offset >= range.end || stop.stop_requested()) return;
         const std::uint64_t bytes = std::min(reading_.request_bytes, range.end - offset);
         const ssize_t result =
             ::pread(descriptor_, buffer(offset).data(), padded(bytes), static_cast<off_t>(offset));
@@ -160,7 +157,7 @@ void RawReader::read_by_threads(const ByteRange& range) {
   }
 }
 
-void RawReader::read_by_io_uring(const ByteRange& range) {
+void RawReader::read_by_io_uring(const ByteRange& range, const std::stop_token& stop) {
   struct InFlight {
     std::uint64_t offset;
     std::uint64_t bytes;
@@ -169,7 +166,7 @@ void RawReader::read_by_io_uring(const ByteRange& range) {
   std::uint64_t next = range.begin;
   unsigned under_way = 0;
   const auto start = [&](unsigned index) {
-    if (next >= range.end) return;
+    if (next >= range.end || stop.stop_requested()) return;
     in_flight[index] = {next, std::min(reading_.request_bytes, range.end - next)};
     io_uring_sqe* const entry = ::io_uring_get_sqe(ring_->get());
     ::io_uring_prep_read(entry, descriptor_, buffer(next).data(),
@@ -194,7 +191,32 @@ void RawReader::read_by_io_uring(const ByteRange& range) {
   }
 }
 
-RawSweep sweep_direct(const std::string& file, const ByteRange& range, std::uint64_t memory_bytes) {
+TimedRun raw_run(const std::string& file, const ByteRange& range, const RawReading& reading,
+                 const RawRunOptions& options) {
+  return [=] {
+    if (options.prepare) options.prepare();
+    return RawReader(file, reading).read(range, options.stop);
+  };
+}
+
+std::string describe(const RawSweep& sweep) {
+  std::string text;
+  for (const RawTiming& timing : sweep.timings) {
+    text += fmt::format("{}{} {:.2f} GiB/s", text.empty() ? "" : ", ", describe(timing.reading),
+                        static_cast<double>(sweep.bytes) / 0x1p30 / median_seconds(timing));
+  }
+  return text;
+}
+
+std::vector<RawReading> best_of_each_way(const RawSweep& sweep) {
+  std::vector<RawReading> best;
+  for (const auto& [reading, seconds] : sweep.timings) {
+    if (std::ranges::find(best, reading.way, &RawReading::way) == best.end()) best.push_back(reading);
+  }
+  return best;
+}
+
+RawSweep sweep_direct(const std::string& file, const ByteRange& range, const RawSweepOptions& options) {
   using Way = RawReading::Way;
   constexpr std::array kReadings = {
       RawReading{Way::kThreads, true, 1, 4 * kMiB},  RawReading{Way::kThreads, true, 4, 1 * kMiB},
@@ -202,31 +224,17 @@ RawSweep sweep_direct(const std::string& file, const ByteRange& range, std::uint
       RawReading{Way::kThreads, true, 8, 4 * kMiB},  RawReading{Way::kIoUring, true, 8, 4 * kMiB},
       RawReading{Way::kIoUring, true, 32, 1 * kMiB}, RawReading{Way::kIoUring, true, 64, 1 * kMiB},
   };
-  return sweep(file, range, kReadings, memory_bytes);
+  return sweep(file, range, kReadings, options);
 }
 
-RawSweep sweep_cached(const std::string& file, const ByteRange& range, std::uint64_t memory_bytes) {
+RawSweep sweep_cached(const std::string& file, const ByteRange& range, const RawSweepOptions& options) {
   using Way = RawReading::Way;
   constexpr std::array kReadings = {
-      RawReading{Way::kThreads, false, 1, 1 * kMiB},
-      RawReading{Way::kThreads, false, 2, 1 * kMiB},
-      RawReading{Way::kThreads, false, 4, 1 * kMiB},
-      RawReading{Way::kThreads, false, 8, 1 * kMiB},
+      RawReading{Way::kThreads, false, 1, 1 * kMiB},  RawReading{Way::kThreads, false, 2, 1 * kMiB},
+      RawReading{Way::kThreads, false, 4, 1 * kMiB},  RawReading{Way::kThreads, false, 8, 1 * kMiB},
+      RawReading{Way::kThreads, false, 16, 1 * kMiB},
   };
-  return sweep(file, range, kReadings, memory_bytes);
-}
-
-std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& range,
-                                  std::span<const RawReading> readings,
-                                  const std::function<void()>& prepare) {
-  std::vector<Ceiling> ceilings;
-  for (const RawReading& reading : readings) {
-    ceilings.push_back({describe(reading), [=] {
-                          prepare();
-                          return RawReader(file, reading).read(range);
-                        }});
-  }
-  return ceilings;
+  return sweep(file, range, kReadings, options);
 }
 
 }  // namespace tierstream

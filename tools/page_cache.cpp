@@ -1,4 +1,4 @@
-#include "bench/page_cache.h"
+#include "tools/page_cache.h"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -100,19 +100,17 @@ void check_warm(const std::string& file) {
               {.file = file});
 }
 
-void make_cold(const std::string& file) {
-  {
-    const OpenFile open(file);
-    // Dirty pages cannot be dropped.
-    if (::fdatasync(open.descriptor()) != 0) fail(file, "fdatasync");
-    if ((errno = ::posix_fadvise(open.descriptor(), 0, 0, POSIX_FADV_DONTNEED)) != 0) {
-      fail(file, "posix_fadvise");
-    }
+bool try_make_cold(const std::string& file) {
+  const OpenFile open(file);
+  // Dirty pages cannot be dropped.
+  if (::fdatasync(open.descriptor()) != 0) fail(file, "fdatasync");
+  if ((errno = ::posix_fadvise(open.descriptor(), 0, 0, POSIX_FADV_DONTNEED)) != 0) {
+    fail(file, "posix_fadvise");
   }
-  check_cold(file);
+  return open.cached_pages() == 0;
 }
 
-void make_warm(const std::string& file) {
+bool try_make_warm(const std::string& file) {
   constexpr int kTries = 10;
   const OpenFile open(file);
   std::vector<std::byte> buffer(1u << 20);
@@ -123,7 +121,15 @@ void make_warm(const std::string& file) {
     }
     if (count < 0) fail(file, "read");
   }
-  check_warm(file);
+  return open.cached_pages() == open.pages();
+}
+
+void make_cold(const std::string& file) {
+  if (!try_make_cold(file)) check_cold(file);
+}
+
+void make_warm(const std::string& file) {
+  if (!try_make_warm(file)) check_warm(file);
 }
 
 }  // namespace tierstream

@@ -1,0 +1,160 @@
+#include <fmt/format.h>
+#include <stdlib.h>
+#include <tierstream/io/error.h>
+#include <tierstream/tiers/budget.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "tools/commands.h"
+#include "tools/device_choice.h"
+#include "tools/interrupt.h"
+#include "tools/json_text.h"
+#include "tools/link_probe.h"
+#include "tools/machine_limits.h"
+#include "tools/probe_report.h"
+#include "tools/progress_bar.h"
+#include "tools/synthetic_contents.h"
+#include "tools/uncached_file.h"
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint64_t kMinFileBytes = 16u << 20;  // 16 threads read 1 MiB each
+constexpr std::uint64_t kWriteBytes = 8u << 20;
+
+struct ProbeArguments {
+  std::string directory = ".";
+  std::string bytes = "1GiB";
+  std::string device;
+  unsigned rounds = LinkProbeOptions{}.rounds;
+  bool json = false;
+};
+
+std::uint64_t file_bytes_of(const ProbeArguments& arguments) {
+  const std::uint64_t bytes = parse_bytes(arguments.bytes);
+  if (bytes >= kMinFileBytes) return bytes;
+  throw Error(Errc::kInvalidArgument, fmt::format("--bytes {}: a file of {} or more says something",
+                                                  arguments.bytes, format_bytes(kMinFileBytes)));
+}
+
+/// The bar of what is done now; there are several jobs, one after the other.
+class JobBar {
+ public:
+  void update(const std::string& job, std::uint64_t done_bytes, std::uint64_t total_bytes) {
+    if (job != job_) {
+      job_ = job;
+      bar_.reset();  // wipes its line before the next one begins
+      bar_.emplace(job, total_bytes);
+    }
+    bar_->update(done_bytes);
+  }
+
+ private:
+  std::string job_;
+  std::optional<ProgressBar> bar_;
+};
+
+/// A file of a name of its own, removed at its end.
+class TestFile {
+ public:
+  /// Empty. Throws Error kWriteFailed where none can be made.
+  explicit TestFile(const std::string& directory)
+      : path_((std::filesystem::path(directory) / "tierstream-probe-XXXXXX").string()) {
+    const int descriptor = ::mkstemp(path_.data());
+    if (descriptor < 0) {
+      throw Error(Errc::kWriteFailed, "cannot make a file here", {.file = directory},
+                  {errno, std::generic_category()});
+    }
+    ::close(descriptor);
+  }
+  TestFile(const TestFile&) = delete;
+  TestFile& operator=(const TestFile&) = delete;
+  ~TestFile() { ::unlink(path_.c_str()); }
+
+  const std::string& path() const noexcept { return path_; }
+
+ private:
+  std::string path_;
+};
+
+/// With contents that no file system makes smaller. `tell` is called when there is room for the file, before
+/// anything is written.
+template <typename Tell>
+void write_file(const std::string& path, std::uint64_t bytes, const LinkProbeOptions& options,
+                const Tell& tell) {
+  UncachedFile file(path, bytes);
+  tell();
+  const SyntheticContents contents(0, DType::kU8, "probe");
+  std::vector<std::byte> buffer(kWriteBytes);
+  for (std::uint64_t done = 0; done < bytes;) {
+    if (options.stop.stop_requested()) throw Error(Errc::kCancelled, "writing was stopped");
+    const auto part = std::span(buffer).first(std::min(kWriteBytes, bytes - done));
+    contents.fill(done, part);
+    file.append(part);
+    done += part.size();
+    options.progress("writing", done, bytes);
+  }
+  file.finish();
+}
+
+void probe(const ProbeArguments& arguments) {
+  const Interrupt interrupt;
+  ProbeReport report;
+  report.directory = arguments.directory;
+  report.file_bytes = file_bytes_of(arguments);
+  const std::shared_ptr<Device> device = make_device(arguments.device);
+  report.device = device->traits().name;
+  {
+    JobBar bar;
+    const LinkProbeOptions options{.rounds = arguments.rounds,
+                                   .copy_bytes = std::min(LinkProbeOptions{}.copy_bytes, report.file_bytes),
+                                   .progress = [&](const std::string& job, std::uint64_t done,
+                                                   std::uint64_t total) { bar.update(job, done, total); },
+                                   .stop = interrupt.token()};
+    const TestFile file(arguments.directory);
+    write_file(file.path(), report.file_bytes, options, [&] {
+      if (arguments.json) return;
+      fmt::print("file    {} in {}, removed at the end\n\n", format_bytes(report.file_bytes),
+                 printable(arguments.directory));
+      std::fflush(stdout);
+    });
+    report.path = try_storage(file.path());
+    report.storage = probe_storage(file.path(), options);
+    report.links = probe_device(*device, options);
+  }
+  report.host_rooms = host_memory_rooms();
+  report.device_room = device->memory_room();
+  report.lock = lock_limit();
+  fmt::print("{}", arguments.json ? json_text(to_json(report)) + "\n" : describe(report));
+}
+
+}  // namespace
+
+void add_probe(CLI::App& program) {
+  CLI::App* command = program.add_subcommand(
+      "probe", "Measure the links of this machine: disk, page\ncache, device; and say what limits memory");
+  const auto arguments = std::make_shared<ProbeArguments>();  // shared: the callback lives in `program`
+  command
+      ->add_option("--dir", arguments->directory,
+                   "Of the disk to be measured; a file is written\nthere first and removed at the end")
+      ->capture_default_str();
+  command->add_option("--bytes", arguments->bytes, "Size of that file; less is quicker and says less")
+      ->capture_default_str();
+  command->add_option("--rounds", arguments->rounds, "Of everything measured; medians are printed")
+      ->capture_default_str()
+      ->check(CLI::Range(1u, 10'000u));
+  command->add_option("--device", arguments->device,
+                      "cpu, cuda or cuda:N (default: cuda if there\nis one, else cpu)");
+  command->add_flag("--json", arguments->json, "Print one JSON object");
+  command->callback([arguments] { probe(*arguments); });
+}
+
+}  // namespace tierstream
