@@ -22,8 +22,6 @@
 
 namespace tierstream {
 
-enum class StallCause : std::uint8_t { kDisk, kRing, kCopy, kSlot };
-
 /// Which slot a layer may use.
 struct SlotRule {
   std::uint32_t slots;
