@@ -34,12 +34,13 @@ constexpr std::size_t kExpectedWaiting = 16;
 }  // namespace
 
 HandOff::HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Clock& clock,
-                 std::function<void()> wake_loop)
+                 std::function<void()> wake_loop, TraceRecorder trace)
     : layers_(layers),
       rule_(rule),
       arena_(arena),
       clock_(clock),
       wake_loop_(std::move(wake_loop)),
+      trace_(trace),
       schedule_(layers),
       places_(rule.slots + 1),
       place_of_(layers + 1, kNone),
@@ -278,6 +279,11 @@ void HandOff::charge(StallCause cause) {
   if (waiting_.empty()) return;
   const std::chrono::nanoseconds now = clock_.now();
   count_stall(cause, now - charged_until_);
+  trace_.record({.kind = TraceEvent::Kind::kWait,
+                 .cause = cause,
+                 .layer = waiting_.front().layer,
+                 .begin = charged_until_,
+                 .end = now});
   charged_until_ = now;
 }
 

@@ -19,6 +19,7 @@
 
 #include "clock.h"
 #include "schedule.h"
+#include "trace_recorder.h"
 
 namespace tierstream {
 
@@ -45,7 +46,7 @@ class HandOff {
  public:
   /// `wake_loop` ends the loop's wait; called without the mutex.
   HandOff(std::uint32_t layers, SlotRule rule, SlotArena& arena, const Clock& clock,
-          std::function<void()> wake_loop);
+          std::function<void()> wake_loop, TraceRecorder trace = {});
 
   // --- Callers ---
 
@@ -148,6 +149,7 @@ class HandOff {
   SlotArena& arena_;
   const Clock& clock_;
   const std::function<void()> wake_loop_;
+  const TraceRecorder trace_;
 
   mutable std::mutex mutex_;
   std::condition_variable_any published_;

@@ -17,6 +17,7 @@
 #include <vector>
 
 #include "hand_off.h"
+#include "trace_recorder.h"
 
 namespace tierstream {
 
@@ -32,6 +33,7 @@ struct StagingParts {
   std::byte* outside_memory;  ///< `plan.outside.slot_bytes` bytes of the device
   HandOff& hand_off;
   SlotRule rule;
+  TraceRecorder trace = {};
 };
 
 /// Moves layers from storage into slots, nearest use first: takes slots and blocks as they come free, starts
@@ -81,6 +83,10 @@ class StagingLoop {
     std::uint32_t blocks_reading = 0;
     std::uint32_t blocks_copying = 0;
     TierBytes load;
+    // For the trace.
+    std::chrono::nanoseconds landing_since{0};                    ///< while landings are under way
+    std::uint64_t landed_bytes = 0;                               ///< since then
+    std::optional<std::chrono::nanoseconds> memory_copies_since;  ///< not seen done yet
   };
   /// One ring block in use.
   struct BlockUse {
@@ -90,6 +96,9 @@ class StagingLoop {
     std::size_t next_read = 0;
     std::uint32_t reads_under_way = 0;
     std::unique_ptr<Event> copied;
+    // For the trace.
+    std::chrono::nanoseconds since{0};  ///< taken, then copied from
+    std::uint64_t read_bytes = 0;
   };
   /// What a completion belongs to, packed into a request's tag.
   struct ReadId {
@@ -123,6 +132,12 @@ class StagingLoop {
   void start_landings(Target& target);
   void read_into_open_block(Target& target);
   bool open_block(Target& target);
+
+  void trace_landings(Target& target, const Completion& completion);
+  void trace_block(TraceEvent::Kind kind, BlockUse& use);
+  void trace_memory_copies();
+  std::chrono::nanoseconds trace(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
+                                 std::uint64_t bytes, std::uint32_t block = TraceEvent::kNone);
 
   StallCause cause_of_wait() const;
   std::size_t blocks_reading() const;

@@ -52,6 +52,12 @@ void refuse_more_than_there_is(const Budget& used, Device& device) {
   refuse_beyond(host, used.pinned, "pinned");
 }
 
+Trace::Subject subject_of(const LayerTable& table, const Plan& plan) {
+  Trace::Subject subject{.ring_blocks = plan.ring.blocks};
+  for (const Layer& layer : table.layers) subject.layers.push_back(layer.name);
+  return subject;
+}
+
 void warn_on_stderr(std::string_view line) {
   std::fprintf(stderr, "tierstream: %.*s\n", static_cast<int>(line.size()), line.data());
 }
@@ -79,8 +85,9 @@ StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBacken
       ring(*core.device_, core.pinned_, core.plan_.ring),
       slots(*core.device_, core.gpu_, core.plan_.slot_bytes, core.plan_.slots),
       copies(core.device_->make_copy_queue([backend = storage.get()] { backend->wake(); })),
-      hand_off(core.layer_count(), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
-               [backend = storage.get()] { backend->wake(); }),
+      hand_off(
+          core.layer_count(), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
+          [backend = storage.get()] { backend->wake(); }, core.trace_),
       loop({.table = core.table_,
             .plan = core.plan_,
             .storage = *storage,
@@ -90,7 +97,8 @@ StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBacken
             .slots = slots,
             .outside_memory = outside.data(),
             .hand_off = hand_off,
-            .rule = {core.plan_.slots, core.options_.stable_slots}}) {}
+            .rule = {core.plan_.slots, core.options_.stable_slots},
+            .trace = core.trace_}) {}
 
 StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
     : table_(std::move(table)),
@@ -99,6 +107,7 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
       gpu_("gpu", options_.budget.gpu),
       pinned_("pinned", options_.budget.pinned),
       page_cache_("page_cache", options_.budget.page_cache),
+      trace_(options_.trace.get(), clock_),
       order_(table_.layers.size()),
       timer_(*device_) {
   if (!options_.warn) options_.warn = warn_on_stderr;
@@ -108,6 +117,7 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   refuse_more_than_there_is(plan_.used, *device_);
   const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
   reads_land_ = lands(plan_.outside) || std::ranges::any_of(plan_.layers, lands);
+  if (options_.trace) options_.trace->begin(subject_of(table_, plan_));
   staging_ = std::make_unique<Staging>(*this, open_files(table_));
   register_memory();
   populating_ = std::jthread([this](const std::stop_token& stop) { populate_slots(stop); });
@@ -229,7 +239,13 @@ std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& o
     if (!grant.ready->done()) {
       const auto begin = clock_.now();
       grant.ready->make_wait(options.stream);
-      hand_off.add_stall(StallCause::kCopy, clock_.now() - begin);
+      const auto end = clock_.now();
+      hand_off.add_stall(StallCause::kCopy, end - begin);
+      trace_.record({.kind = TraceEvent::Kind::kWait,
+                     .cause = StallCause::kCopy,
+                     .layer = layer,
+                     .begin = begin,
+                     .end = end});
     }
   } catch (...) {
     hand_off.drop(grant.slot, std::current_exception());
@@ -278,6 +294,7 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
   const std::scoped_lock lock(stats_mutex_);
   hand_off.begin_pass(schedule, wraps);
   timer_.begin(stream);
+  pass_since_ = trace_.now();
 }
 
 void StreamerCore::end_pass(Stream stream) noexcept {
@@ -287,6 +304,10 @@ void StreamerCore::end_pass(Stream stream) noexcept {
     const std::scoped_lock lock(stats_mutex_);
     last_pass_ = hand_off.end_pass();
     timer_.end(stream);
+    trace_.record({.kind = TraceEvent::Kind::kPass,
+                   .layer = static_cast<std::uint32_t>(timer_.passes()),
+                   .begin = pass_since_,
+                   .end = trace_.now()});
   } catch (...) {
     hand_off.fail_for_good(std::current_exception());
   }
