@@ -125,6 +125,7 @@ struct Case {
   const char* name;
   bool lands;
   std::size_t completions_at_a_time;
+  bool traced = false;
 };
 /// A disk slower than the loop brings completions one by one: a round of the loop for each request.
 constexpr std::array kCases = {
@@ -132,6 +133,7 @@ constexpr std::array kCases = {
     Case{"ring/completions:64", false, 64},
     Case{"landing/completions:1", true, 1},
     Case{"landing/completions:64", true, 64},
+    Case{"ring/completions:1/traced", false, 1, true},
 };
 
 /// A loop over free storage and a free device, and a caller who takes each layer and gives it back at once,
@@ -146,7 +148,8 @@ class FreeStaging {
              .max_slots = kSlots,
              .request_bytes = kRequestBytes,
              .layer_seconds = {}})),
-        storage_(table_.files.front().info.bytes, how.completions_at_a_time) {
+        storage_(table_.files.front().info.bytes, how.completions_at_a_time),
+        trace_(how.traced ? &recorded_ : nullptr, clock_) {
     if (!how.lands && plan_.ring.block_bytes != kBlockBytes) {
       throw Error(Errc::kInternal, "the plan's blocks are not those that this bench counts");
     }
@@ -175,8 +178,10 @@ class FreeStaging {
   SlotArena slots_{device_, gpu_, plan_.slot_bytes, plan_.slots};
   std::unique_ptr<CopyQueue> copies_ = device_.make_copy_queue({});
   SteadyClock clock_;
+  Trace recorded_;
+  TraceRecorder trace_;
   SlotRule rule_{.slots = plan_.slots, .stable = false};
-  HandOff hand_off_{std::vector<std::uint8_t>(kLayers, 1), rule_, slots_, clock_, [] {}};
+  HandOff hand_off_{std::vector<std::uint8_t>(kLayers, 1), rule_, slots_, clock_, [] {}, trace_};
   StagingLoop loop_{{.table = table_,
                      .plan = plan_,
                      .storage = storage_,
@@ -187,7 +192,8 @@ class FreeStaging {
                      .staying_memory = nullptr,
                      .page_cache = nullptr,
                      .hand_off = hand_off_,
-                     .rule = rule_}};
+                     .rule = rule_,
+                     .trace = trace_}};
   std::vector<std::uint32_t> order_ = std::vector<std::uint32_t>(kLayers);
 };
 

@@ -1,6 +1,7 @@
 # Every dependency of the project, found in one place.
 find_package(Threads REQUIRED)
 find_package(fmt REQUIRED)
+find_package(nlohmann_json REQUIRED)
 find_package(simdjson REQUIRED)
 find_package(TBB REQUIRED)
 find_package(PkgConfig REQUIRED)
@@ -37,7 +38,6 @@ message(STATUS "tierstream: LibTorch adapter ${TIERSTREAM_HAS_TORCH} (TIERSTREAM
 
 if(TIERSTREAM_TOOLS OR TIERSTREAM_EXAMPLES OR TIERSTREAM_TESTS)
   find_package(CLI11 REQUIRED)
-  find_package(nlohmann_json REQUIRED)
 endif()
 if(TIERSTREAM_TESTS)
   find_package(GTest REQUIRED)

@@ -37,13 +37,14 @@ constexpr std::uint32_t kAheadWithoutSlot = 3;
 }  // namespace
 
 HandOff::HandOff(std::vector<std::uint8_t> needs_slot, SlotRule rule, SlotArena& arena, const Clock& clock,
-                 std::function<void()> wake_loop)
+                 std::function<void()> wake_loop, TraceRecorder trace)
     : needs_slot_(std::move(needs_slot)),
       layers_(static_cast<std::uint32_t>(needs_slot_.size())),
       rule_(rule),
       arena_(arena),
       clock_(clock),
       wake_loop_(std::move(wake_loop)),
+      trace_(trace),
       schedule_(layers_),
       places_(rule.slots + layers_ + 1),
       stays_(layers_ + 1),
@@ -289,6 +290,11 @@ void HandOff::charge(StallCause cause) {
   if (waiting_.empty()) return;
   const std::chrono::nanoseconds now = clock_.now();
   count_stall(cause, now - charged_until_);
+  trace_.record({.kind = TraceEvent::Kind::kWait,
+                 .cause = cause,
+                 .layer = waiting_.front().layer,
+                 .begin = charged_until_,
+                 .end = now});
   charged_until_ = now;
 }
 

@@ -19,10 +19,9 @@
 
 #include "clock.h"
 #include "schedule.h"
+#include "trace_recorder.h"
 
 namespace tierstream {
-
-enum class StallCause : std::uint8_t { kDisk, kRing, kCopy, kSlot };
 
 /// Which slot a layer may use.
 struct SlotRule {
@@ -50,7 +49,7 @@ class HandOff {
   /// `wake_loop` ends the loop's wait; called without the mutex.
   /// `needs_slot`: by layer.
   HandOff(std::vector<std::uint8_t> needs_slot, SlotRule rule, SlotArena& arena, const Clock& clock,
-          std::function<void()> wake_loop);
+          std::function<void()> wake_loop, TraceRecorder trace = {});
 
   /// The place of a layer that takes no slot, and of the tensors outside.
   std::uint32_t own_place(std::uint32_t layer) const { return rule_.slots + layer; }
@@ -179,6 +178,7 @@ class HandOff {
   SlotArena& arena_;
   const Clock& clock_;
   const std::function<void()> wake_loop_;
+  const TraceRecorder trace_;
 
   mutable std::mutex mutex_;
   std::condition_variable_any published_;

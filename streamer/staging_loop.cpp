@@ -90,6 +90,7 @@ void StagingLoop::step() {
 
 void StagingLoop::stop() {
   stopping_ = true;
+  if (parts_.trace) trace_memory_copies();
   for (Target& target : targets_) {
     if (target.stage == Target::Stage::kFilling) abandon(target);
   }
@@ -114,8 +115,10 @@ void StagingLoop::finish_read(const Completion& completion) {
       id.landing ? target.layout->landings[id.read] : blocks_[id.index].fill->reads[id.read];
   if (id.landing) {
     --target.landings_under_way;
+    if (parts_.trace) trace_landings(target, completion);
   } else {
     --blocks_[id.index].reads_under_way;
+    blocks_[id.index].read_bytes += completion.bytes;
   }
   if (completion.error && target.stage == Target::Stage::kFilling) {
     parts_.hand_off.fail(target.layer, read_error(target, read, completion));
@@ -135,6 +138,7 @@ void StagingLoop::finish_read(const Completion& completion) {
 
 /// Gives a block back whose bytes nobody needs.
 void StagingLoop::release_unread(BlockUse& use) {
+  if (parts_.trace) trace_block(TraceEvent::Kind::kRead, use);
   --targets_[use.target].blocks_reading;
   use.block.reset();
 }
@@ -143,6 +147,7 @@ void StagingLoop::copy_block(std::uint32_t block_index) {
   BlockUse& use = blocks_[block_index];
   Target& target = targets_[use.target];
   const std::byte* source = use.block->memory().data();
+  if (parts_.trace) trace_block(TraceEvent::Kind::kRead, use);
   for (const BlockCopy& copy : use.fill->copies) {
     parts_.copies.copy(target.memory + copy.slot_offset, source + copy.block_offset, copy.bytes);
   }
@@ -158,9 +163,11 @@ void StagingLoop::finish_copies() {
   for (; done != copying_.end() && blocks_[*done].copied->done(); ++done) {
     Target& target = targets_[blocks_[*done].target];
     --target.blocks_copying;
+    if (parts_.trace) trace_block(TraceEvent::Kind::kCopy, blocks_[*done]);
     blocks_[*done].block.reset();
   }
   copying_.erase(copying_.begin(), done);
+  if (parts_.trace) trace_memory_copies();
 }
 
 // --- Who gets which slot ---
@@ -251,6 +258,8 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   target.next_landing = 0;
   target.next_fill = 0;
   target.load = {};
+  target.memory_copies_since.reset();
+  if (parts_.trace && !target.layout->memory_copies.empty()) target.memory_copies_since = parts_.trace.now();
   for (const MemoryCopy& copy : target.layout->memory_copies) {
     parts_.copies.copy(target.memory + copy.slot_offset, copy.source, copy.bytes);
     target.load.pinned += copy.bytes;
@@ -323,6 +332,7 @@ void StagingLoop::finish(Target& target) {
   parts_.copies.record(*target.ready);
   target.stage = Target::Stage::kPublished;
   parts_.hand_off.charge_wait(cause_);
+  if (parts_.trace) trace(TraceEvent::Kind::kPublish, target, parts_.trace.now(), target.load.total());
   parts_.hand_off.publish(index_of(target), target.layer, *target.ready, target.load);
 }
 
@@ -337,6 +347,7 @@ void StagingLoop::finish_staying(Target& target) {
     return;
   }
   parts_.hand_off.charge_wait(cause_);
+  if (parts_.trace) trace(TraceEvent::Kind::kPublish, target, parts_.trace.now(), target.load.total());
   parts_.hand_off.publish(layer);
 }
 
@@ -389,7 +400,7 @@ void StagingLoop::start_landings(Target& target) {
     const ReadId id{true, index_of(target), static_cast<std::uint32_t>(target.next_landing)};
     batch_.push_back(
         {to_tag(id), FileId{read.file}, read.offset, {target.memory + read.target_offset, read.bytes}});
-    ++target.landings_under_way;
+    if (target.landings_under_way++ == 0) target.landing_since = parts_.trace.now();
   }
 }
 
@@ -421,10 +432,56 @@ bool StagingLoop::open_block(Target& target) {
   use.target = index_of(target);
   use.fill = &target.layout->fills[target.next_fill++];
   use.next_read = 0;
+  use.read_bytes = 0;
+  use.since = parts_.trace.now();
   target.open_block = index;
   ++open_blocks_;
   ++target.blocks_reading;
   return true;
+}
+
+// --- The trace ---
+
+void StagingLoop::trace_landings(Target& target, const Completion& completion) {
+  target.landed_bytes += completion.bytes;
+  if (target.landings_under_way != 0) return;
+  trace(TraceEvent::Kind::kRead, target, target.landing_since, std::exchange(target.landed_bytes, 0));
+}
+
+/// What has kept the block busy until now.
+void StagingLoop::trace_block(TraceEvent::Kind kind, BlockUse& use) {
+  std::uint64_t bytes = use.read_bytes;
+  if (kind == TraceEvent::Kind::kCopy) {
+    bytes = 0;
+    for (const BlockCopy& copy : use.fill->copies) bytes += copy.bytes;
+  }
+  use.since = trace(kind, targets_[use.target], use.since, bytes, use.block->index());
+}
+
+/// Bytes that lie in host memory for good: their copies are over with the layer's other ones.
+void StagingLoop::trace_memory_copies() {
+  for (Target& target : targets_) {
+    const bool queued = target.stage != Target::Stage::kFilling;
+    if (!target.memory_copies_since || !queued || !target.ready->done()) continue;
+    trace(TraceEvent::Kind::kCopy, target, *target.memory_copies_since, target.layout->memory_bytes());
+    target.memory_copies_since.reset();
+  }
+}
+
+/// Returns the event's end, which is now.
+std::chrono::nanoseconds StagingLoop::trace(TraceEvent::Kind kind, const Target& target,
+                                            std::chrono::nanoseconds begin, std::uint64_t bytes,
+                                            std::uint32_t block) {
+  const std::chrono::nanoseconds now = parts_.trace.now();
+  const bool is_outside = &target == &targets_.back();
+  parts_.trace.record({.kind = kind,
+                       .layer = target.layer,
+                       .slot = is_outside ? TraceEvent::kNone : index_of(target),
+                       .block = block,
+                       .begin = begin,
+                       .end = now,
+                       .bytes = bytes});
+  return now;
 }
 
 // --- Waiting ---

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "hand_off.h"
+#include "trace_recorder.h"
 
 namespace tierstream {
 
@@ -34,6 +35,7 @@ struct StagingParts {
   PageCache* page_cache;      ///< null where the plan keeps nothing there
   HandOff& hand_off;
   SlotRule rule;
+  TraceRecorder trace = {};
 };
 
 /// Moves layers from storage into slots, nearest use first: takes slots and blocks as they come free, starts
@@ -86,6 +88,10 @@ class StagingLoop {
     std::uint32_t blocks_reading = 0;
     std::uint32_t blocks_copying = 0;
     TierBytes load;
+    // For the trace.
+    std::chrono::nanoseconds landing_since{0};                    ///< while landings are under way
+    std::uint64_t landed_bytes = 0;                               ///< since then
+    std::optional<std::chrono::nanoseconds> memory_copies_since;  ///< not seen done yet
   };
   /// One ring block in use.
   struct BlockUse {
@@ -95,6 +101,9 @@ class StagingLoop {
     std::size_t next_read = 0;
     std::uint32_t reads_under_way = 0;
     std::unique_ptr<Event> copied;
+    // For the trace.
+    std::chrono::nanoseconds since{0};  ///< taken, then copied from
+    std::uint64_t read_bytes = 0;
   };
   /// What a completion belongs to, packed into a request's tag.
   struct ReadId {
@@ -141,6 +150,12 @@ class StagingLoop {
   void read_into_open_block(Target& target);
   bool open_block(Target& target);
   void close_block(Target& target);
+
+  void trace_landings(Target& target, const Completion& completion);
+  void trace_block(TraceEvent::Kind kind, BlockUse& use);
+  void trace_memory_copies();
+  std::chrono::nanoseconds trace(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
+                                 std::uint64_t bytes, std::uint32_t block = TraceEvent::kNone);
 
   StallCause cause_of_wait() const;
   std::size_t blocks_reading() const;

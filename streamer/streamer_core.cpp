@@ -60,6 +60,12 @@ std::vector<std::uint8_t> slots_needed(const Plan& plan) {
   return needed;
 }
 
+Trace::Subject subject_of(const LayerTable& table, const Plan& plan) {
+  Trace::Subject subject{.ring_blocks = plan.ring.blocks};
+  for (const Layer& layer : table.layers) subject.layers.push_back(layer.name);
+  return subject;
+}
+
 void warn_on_stderr(std::string_view line) {
   std::fprintf(stderr, "tierstream: %.*s\n", static_cast<int>(line.size()), line.data());
 }
@@ -91,8 +97,9 @@ StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBacken
       ring(*core.device_, core.pinned_, core.plan_.ring),
       slots(*core.device_, core.gpu_, core.plan_.slot_bytes, core.plan_.slots),
       copies(core.device_->make_copy_queue([backend = storage.get()] { backend->wake(); })),
-      hand_off(slots_needed(core.plan_), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
-               [backend = storage.get()] { backend->wake(); }),
+      hand_off(
+          slots_needed(core.plan_), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
+          [backend = storage.get()] { backend->wake(); }, core.trace_),
       loop({.table = core.table_,
             .plan = core.plan_,
             .storage = *storage,
@@ -103,7 +110,8 @@ StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBacken
             .staying_memory = staying.data(),
             .page_cache = pages.get(),
             .hand_off = hand_off,
-            .rule = {core.plan_.slots, core.options_.stable_slots}}) {}
+            .rule = {core.plan_.slots, core.options_.stable_slots},
+            .trace = core.trace_}) {}
 
 StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
     : table_(std::move(table)),
@@ -112,6 +120,7 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
       gpu_("gpu", options_.budget.gpu),
       pinned_("pinned", options_.budget.pinned),
       page_cache_("page_cache", options_.budget.page_cache),
+      trace_(options_.trace.get(), clock_),
       order_(table_.layers.size()),
       timer_(*device_) {
   if (!options_.warn) options_.warn = warn_on_stderr;
@@ -126,6 +135,7 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
   reads_land_ = lands(plan_.outside) || std::ranges::any_of(plan_.layers, lands) ||
                 std::ranges::any_of(plan_.residents, lands);
+  if (options_.trace) options_.trace->begin(subject_of(table_, plan_));
   staging_ = std::make_unique<Staging>(*this, open_files(table_));
   register_memory();
   populating_ = std::jthread([this](const std::stop_token& stop) { populate_slots(stop); });
@@ -248,8 +258,8 @@ std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& o
   device_->refuse_capture(options.stream);
   const HandOff::Grant grant = hand_off.acquire(layer, options.stop, options.deadline);
   try {
-    wait_for(grant.ready.staying, options.stream);
-    wait_for(grant.ready.streamed, options.stream);
+    wait_for(layer, grant.ready.staying, options.stream);
+    wait_for(layer, grant.ready.streamed, options.stream);
   } catch (...) {
     hand_off.drop(grant.place, std::current_exception());
     throw;
@@ -257,11 +267,17 @@ std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& o
   return grant.place;
 }
 
-void StreamerCore::wait_for(const Event* ready, Stream stream) {
+void StreamerCore::wait_for(std::uint32_t layer, const Event* ready, Stream stream) {
   if (ready == nullptr || ready->done()) return;
   const auto begin = clock_.now();
   ready->make_wait(stream);
-  staging_->hand_off.add_stall(StallCause::kCopy, clock_.now() - begin);
+  const auto end = clock_.now();
+  staging_->hand_off.add_stall(StallCause::kCopy, end - begin);
+  trace_.record({.kind = TraceEvent::Kind::kWait,
+                 .cause = StallCause::kCopy,
+                 .layer = layer,
+                 .begin = begin,
+                 .end = end});
 }
 
 void StreamerCore::release(std::uint32_t place, std::span<const Stream> streams) {
@@ -318,6 +334,7 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
   const std::scoped_lock lock(stats_mutex_);
   hand_off.begin_pass(schedule, wraps);
   timer_.begin(stream);
+  pass_since_ = trace_.now();
 }
 
 void StreamerCore::end_pass(Stream stream) noexcept {
@@ -327,6 +344,10 @@ void StreamerCore::end_pass(Stream stream) noexcept {
     const std::scoped_lock lock(stats_mutex_);
     last_pass_ = hand_off.end_pass();
     timer_.end(stream);
+    trace_.record({.kind = TraceEvent::Kind::kPass,
+                   .layer = static_cast<std::uint32_t>(timer_.passes()),
+                   .begin = pass_since_,
+                   .end = trace_.now()});
   } catch (...) {
     hand_off.fail_for_good(std::current_exception());
   }

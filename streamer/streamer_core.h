@@ -5,6 +5,7 @@
 #include <tierstream/tiers/pinned_ring.h>
 #include <tierstream/tiers/slot_arena.h>
 
+#include <chrono>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -18,6 +19,7 @@
 #include "hand_off.h"
 #include "pass_timer.h"
 #include "staging_loop.h"
+#include "trace_recorder.h"
 
 namespace tierstream {
 
@@ -34,6 +36,7 @@ class StreamerCore {
   const LayerTable& table() const noexcept { return table_; }
   const Plan& plan() const noexcept { return plan_; }
   Device& device() const noexcept { return *device_; }
+  const TraceRecorder& trace() const noexcept { return trace_; }
   /// Also the number that stands for the tensors outside the layers.
   std::uint32_t layer_count() const noexcept { return static_cast<std::uint32_t>(table_.layers.size()); }
 
@@ -81,7 +84,7 @@ class StreamerCore {
 
   Staging& staging() const;
   void register_memory();
-  void wait_for(const Event* ready, Stream stream);
+  void wait_for(std::uint32_t layer, const Event* ready, Stream stream);
   void populate_slots(const std::stop_token& stop) noexcept;
   void run(const std::stop_token& stop) noexcept;
   void drain() noexcept;
@@ -97,6 +100,7 @@ class StreamerCore {
   TierBudget pinned_;
   TierBudget page_cache_;
   SteadyClock clock_;
+  TraceRecorder trace_;
   Plan plan_;
   std::vector<std::uint32_t> order_;  // 0..L-1
   std::unique_ptr<Staging> staging_;  // null once closed
@@ -109,7 +113,8 @@ class StreamerCore {
   std::mutex stats_mutex_;  // guards the rest
   PassTimer timer_;
   PassStats last_pass_;
-  StreamerStats final_stats_;  // once closed
+  std::chrono::nanoseconds pass_since_{0};  // for the trace
+  StreamerStats final_stats_;               // once closed
 
   std::jthread populating_;  // last: the threads end before what they use
   std::jthread thread_;

@@ -22,6 +22,7 @@
 #include "tools/run_report.h"
 #include "tools/synthetic_checkpoint.h"
 #include "tools/tensor_verifier.h"
+#include "tools/trace_files.h"
 
 namespace tierstream {
 namespace {
@@ -40,6 +41,8 @@ struct RunArguments {
   std::string device;
   bool no_landing = false;
   bool json = false;
+  std::string trace;
+  std::string timeline;
 };
 
 bool is_required(const RunArguments& arguments, const std::string& what) {
@@ -115,7 +118,7 @@ void verify_outside(TensorVerifier& verifier, Streamer& streamer, const std::sto
 }
 
 /// People get each line as soon as it is known; `--json` keeps quiet until the end.
-RunReport run(const RunArguments& arguments, const std::stop_token& stop) {
+RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std::stop_token& stop) {
   const Clock::time_point begin = Clock::now();
   const auto tell = [&](const std::string& text) {
     if (arguments.json) return;
@@ -123,6 +126,7 @@ RunReport run(const RunArguments& arguments, const std::stop_token& stop) {
     std::fflush(stdout);
   };
   const Checkpoint checkpoint = Checkpoint::open(address_of(arguments), storage_options(arguments));
+  traces.refuse_sources(checkpoint.files());
   RunReport report;
   report.checkpoint = arguments.path;
   report.layers = choose_layers(checkpoint, arguments);
@@ -132,9 +136,10 @@ RunReport run(const RunArguments& arguments, const std::stop_token& stop) {
   std::optional<TensorVerifier> verifier;
   if (arguments.verify) verifier.emplace(seed_of(checkpoint, arguments), *device, checkpoint.files());
 
-  Streamer streamer(
-      checkpoint.layers(report.layers),
-      {.device = device, .budget = report.budget, .register_slots = is_required(arguments, "registered")});
+  Streamer streamer(checkpoint.layers(report.layers), {.device = device,
+                                                       .budget = report.budget,
+                                                       .register_slots = is_required(arguments, "registered"),
+                                                       .trace = traces.trace()});
   report.ring_refusal = streamer.registration_refusal();
   if (!report.ring_refusal.empty() && is_required(arguments, "registered")) {
     throw Error(Errc::kRequirementNotMet, "the ring is not registered: " + report.ring_refusal);
@@ -205,10 +210,16 @@ void add_run(CLI::App& program) {
   command->add_flag("--no-landing", arguments->no_landing,
                     "On the CPU device, read into the ring and\ncopy instead of reading into slots");
   command->add_flag("--json", arguments->json, "Print one JSON object");
+  command->add_option("--trace", arguments->trace,
+                      "File for what happened when, to be opened in\nui.perfetto.dev or chrome://tracing");
+  command->add_option("--timeline", arguments->timeline, "File for a picture (SVG) of the last pass");
   command->callback([arguments] {
     const Interrupt interrupt;
-    const RunReport report = run(*arguments, interrupt.token());
+    TraceFiles traces(arguments->trace, arguments->timeline);
+    const RunReport report = run(*arguments, traces, interrupt.token());
     if (arguments->json) fmt::print("{}\n", json_text(to_json(report)));
+    const std::string written = traces.write();
+    if (!arguments->json) fmt::print("{}", written);
   });
 }
 

@@ -53,9 +53,13 @@ TEST_P(AllocationTest, ASteadyPassFromFilesAllocatesNothing) {
     model.table.open_storage = [make] { return make({}); };
     const std::unique_ptr<StorageBackend> storage = make({});
     model.table.files[0] = {path, storage->info(storage->open(path))};
-    Streamer streamer(model.table,
-                      {.device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(2)});
-    EXPECT_EQ(in_steady_passes(streamer), 0u) << streamer.storage_path().backend;
+    for (const std::shared_ptr<Trace>& trace : {std::shared_ptr<Trace>(), std::make_shared<Trace>(100)}) {
+      Streamer streamer(
+          model.table,
+          {.device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(2), .trace = trace});
+      EXPECT_EQ(in_steady_passes(streamer), 0u) << streamer.storage_path().backend;
+      EXPECT_TRUE(!trace || trace->dropped() > 0) << "also where the oldest events make room";
+    }
   }
 }
 

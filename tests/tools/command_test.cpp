@@ -8,7 +8,9 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "support/checkpoint_files.h"
 #include "tools/synthetic_checkpoint.h"
@@ -30,6 +32,12 @@ constexpr const char* kBudget = "gpu=4MiB,pinned=4MiB";  // two slots and the te
 SyntheticSpec spec_of(std::uint32_t shards, std::uint64_t skew) {
   return {
       .layers = kLayers, .layer_bytes = kMiB, .vocabulary = 256, .seed = 3, .shards = shards, .skew = skew};
+}
+
+std::string text_of(const std::string& file) {
+  std::ostringstream text;
+  text << std::ifstream(file).rdbuf();
+  return text.str();
 }
 
 class RoundTrip : public testing::TestWithParam<std::tuple<std::uint32_t, std::uint64_t, bool>> {};
@@ -128,6 +136,66 @@ TEST_F(CommandTest, RunTellsPlanPathReadyPassAndPeak) {
         "\npass 2  ", "\n        stalled ", "\npeak    gpu "}) {
     EXPECT_THAT(result.out, HasSubstr(word));
   }
+}
+
+TEST_F(CommandTest, RunWritesATraceAndAPicture) {
+  const TemporaryDirectory directory;
+  directory.write("t.json", bytes_of_text("what was there before, and is longer than nothing"));
+  const CommandResult result =
+      run_command({"run", path(), "--budget", kBudget, "--passes", "2", "--device", "cpu", "--trace",
+                   directory.path("t.json"), "--timeline", directory.path("pass.svg")});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, EndsWith("trace   " + directory.path("t.json") + "\npicture " +
+                                   directory.path("pass.svg") + "\n"));
+  std::map<std::string, std::uint64_t> events;
+  const json trace = json::parse(std::ifstream(directory.path("t.json")));
+  for (const json& event : trace["traceEvents"]) {
+    if (event.contains("cat")) ++events[event["cat"]];
+  }
+  EXPECT_EQ(events["lease"], 2 * kLayers);
+  EXPECT_EQ(events["pass"], 2u);
+  EXPECT_GE(events["read"], 2 * (kLayers - 2)) << "two slots hold two of five layers";
+  EXPECT_THAT(text_of(directory.path("pass.svg")), HasSubstr("Pass 2: "));
+}
+
+TEST_F(CommandTest, ATraceThatCannotBeWrittenIsRefusedBeforeTheRun) {
+  const TemporaryDirectory directory;
+  const std::string file = directory.write("file", {});
+  const std::string shard = path() + "/model-00001-of-00002.safetensors";
+  const auto bytes_before = std::filesystem::file_size(shard);
+  const std::vector<std::pair<std::vector<std::string>, std::string>> cases = {
+      {{"--trace", directory.path("missing/t.json")}, directory.path("missing/t.json: cannot create")},
+      {{"--timeline", directory.path()}, directory.path() + ": cannot create"},
+      {{"--timeline", file + "/pass.svg"}, file + "/pass.svg: cannot create"},
+      {{"--trace", file, "--timeline", file}, "--trace and --timeline need a file each"},
+      {{"--trace", shard}, shard + ": this file is read"},
+  };
+  for (const auto& [options, fragment] : cases) {
+    SCOPED_TRACE(testing::PrintToString(options));
+    std::vector<std::string> arguments = {"run", path(), "--budget", kBudget, "--device", "cpu"};
+    arguments.insert(arguments.end(), options.begin(), options.end());
+    expect_refusal(run_command(arguments), fragment);
+  }
+  EXPECT_EQ(std::filesystem::file_size(shard), bytes_before);
+}
+
+TEST_F(CommandTest, AFullDiskCostsTheTraceAndNothingElse) {
+  const TemporaryDirectory directory;
+  const CommandResult result =
+      run_command({"run", path(), "--budget", kBudget, "--device", "cpu", "--json", "--trace", "/dev/full",
+                   "--timeline", directory.path("pass.svg")});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_EQ(result.err, "tierstream: /dev/full: cannot write the file: No space left on device\n");
+  EXPECT_EQ(json::parse(result.out)["passes"].size(), 1u);
+  EXPECT_THAT(text_of(directory.path("pass.svg")), EndsWith("</svg>\n"));
+}
+
+TEST_F(CommandTest, ARunThatFailsLeavesNoEmptyTrace) {
+  const TemporaryDirectory directory;
+  expect_refusal(run_command({"run", path(), "--budget", "gpu=1MiB,pinned=4MiB", "--device", "cpu", "--trace",
+                              directory.path("t.json")}),
+                 "gpu");
+  EXPECT_FALSE(std::filesystem::exists(directory.path("t.json")));
 }
 
 TEST_F(CommandTest, TheWayThatIsAskedForIsTaken) {

@@ -3,6 +3,7 @@
 #include <tierstream/io/layer_table.h>
 #include <tierstream/tiers/device.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -53,6 +54,7 @@ class Lease {
   std::uint32_t layer_;
   std::uint32_t place_;
   Stream stream_;
+  std::chrono::nanoseconds since_;  // for the trace
 };
 
 }  // namespace tierstream

@@ -21,7 +21,24 @@ struct TierBytes {
   }
 };
 
-/// Seconds that a caller waited in `acquire`, by the earliest unfinished stage of the layer's last bytes.
+/// What a caller waited for: the earliest unfinished stage of the layer's last bytes.
+enum class StallCause : std::uint8_t { kDisk, kRing, kCopy, kSlot };
+
+constexpr const char* name_of(StallCause cause) {
+  switch (cause) {
+    case StallCause::kDisk:
+      return "disk";
+    case StallCause::kRing:
+      return "ring";
+    case StallCause::kCopy:
+      return "copy";
+    case StallCause::kSlot:
+      break;
+  }
+  return "slot";
+}
+
+/// Seconds that a caller waited in `acquire`, by cause.
 struct StallSeconds {
   double disk = 0;  ///< reads under way, or storage taking no more of them
   double ring = 0;  ///< no free block, while neither disk nor copies alone hold them all

@@ -3,6 +3,7 @@
 #include <tierstream/io/layer_table.h>
 #include <tierstream/streamer/lease.h>
 #include <tierstream/streamer/stats.h>
+#include <tierstream/streamer/trace.h>
 #include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/device.h>
 #include <tierstream/tiers/page_cache.h>
@@ -39,6 +40,8 @@ struct StreamerOptions {
   /// Called with one line when something is left to leak at the end (memory that a hung read may still write
   /// to). Empty: standard error.
   std::function<void(std::string_view)> warn = {};
+  /// Records this streamer's work, and no other's; null: nothing is recorded. Shared with whoever writes it.
+  std::shared_ptr<Trace> trace = {};
 };
 
 struct AcquireOptions {

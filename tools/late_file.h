@@ -1,0 +1,34 @@
+#pragma once
+
+#include <functional>
+#include <iosfwd>
+#include <string>
+
+namespace tierstream {
+
+/// A file that a command writes at its end: what would keep it from that shows when it begins.
+///
+///   LateFile file(path);               // before the work
+///   file.write([&](std::ostream& out) { ... });
+///
+/// What the path held stays until `write`; a file that was not there is removed if it does not get written.
+/// Errors: Error kWriteFailed, naming the file.
+class LateFile {
+ public:
+  explicit LateFile(std::string path);
+  LateFile(const LateFile&) = delete;
+  LateFile& operator=(const LateFile&) = delete;
+  ~LateFile();
+
+  const std::string& path() const noexcept { return path_; }
+  void write(const std::function<void(std::ostream&)>& content);
+
+ private:
+  void remove_ours() const;
+  [[noreturn]] void fail(const char* action) const;
+
+  const std::string path_;
+  bool is_ours_;  ///< made by the constructor, and not written yet
+};
+
+}  // namespace tierstream
