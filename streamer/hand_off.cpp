@@ -262,6 +262,18 @@ void HandOff::add_stall(StallCause cause, std::chrono::nanoseconds time) {
   count_stall(cause, time);
 }
 
+void HandOff::carry_on(const HandOff& before) {
+  const std::scoped_lock lock(mutex_, before.mutex_);
+  schedule_ = before.schedule_;
+  current_ = before.current_;
+  total_ = before.total_;
+}
+
+bool HandOff::is_leased(std::uint32_t place) const {
+  const std::scoped_lock lock(mutex_);
+  return places_[place].leases != 0;
+}
+
 std::uint32_t HandOff::leases() const {
   const std::scoped_lock lock(mutex_);
   std::uint32_t sum = 0;

@@ -61,6 +61,9 @@ class HandOff {
     const Event* streamed = nullptr;  ///< null: the layer takes no slot
     const Event* staying = nullptr;   ///< null: nothing of it stays
   };
+  /// Goes on where `before`, of the same layers, stood: its schedule and its statistics. Neither is in use.
+  void carry_on(const HandOff& before);
+
   struct Grant {
     std::uint32_t place;  ///< a slot, or the layer's own place
     Ready ready;
@@ -93,6 +96,7 @@ class HandOff {
   PassStats total() const;
   void add_stall(StallCause cause, std::chrono::nanoseconds time);
   std::uint32_t leases() const;
+  bool is_leased(std::uint32_t place) const;
 
   /// Every later acquire throws `error`; waiting ones too. No layer is wanted any more. The first call
   /// counts.

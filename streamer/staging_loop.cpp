@@ -36,11 +36,12 @@ StagingLoop::StagingLoop(const StagingParts& parts)
     target.layer = layer;
     if (layer == outside_layer()) {
       target.layout = &parts_.plan.outside;
-      target.memory = parts_.staying_memory;
+      target.memory = parts_.outside_memory;
+      if (parts_.outside_is_there) finish_staying(target);
       continue;
     }
     target.layout = &parts_.plan.residents[layer];
-    target.memory = parts_.staying_memory + parts_.plan.resident_offset(layer);
+    target.memory = parts_.resident_memory + parts_.plan.resident_offsets[layer];
     again_[layer].page_cache = parts_.plan.mapped[layer];
     again_[layer].gpu = target.layout->disk_bytes() + target.layout->memory_bytes();
     if (needs_slot(layer) && again_[layer].total() == 0)

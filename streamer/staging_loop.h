@@ -31,8 +31,10 @@ struct StagingParts {
   CopyQueue& copies;
   PinnedRing& ring;
   SlotArena& slots;
-  std::byte* staying_memory;  ///< of the device: `plan.staying_bytes()`
-  PageCache* page_cache;      ///< null where the plan keeps nothing there
+  std::byte* outside_memory;   ///< of the device: `plan.outside.slot_bytes`
+  bool outside_is_there;       ///< loaded already, into that memory
+  std::byte* resident_memory;  ///< of the device: `plan.resident_bytes`
+  PageCache* page_cache;       ///< null where the plan keeps nothing there
   HandOff& hand_off;
   SlotRule rule;
   TraceRecorder trace = {};
@@ -62,6 +64,7 @@ class StagingLoop {
   void stop();
   /// After `stop`: neither reads nor copies are under way.
   bool drained() const;
+  bool outside_is_there() const { return targets_.back().stage == Target::Stage::kPublished; }
 
  private:
   /// Memory, and what is on its way into it: a slot and a layer's streamed bytes, or a layer's bytes that

@@ -38,7 +38,8 @@ Device& Streamer::device() const noexcept { return core_->device(); }
 
 Lease Streamer::acquire(std::size_t layer, const AcquireOptions& options) {
   const std::uint32_t index = checked_layer(layer, layer_count());
-  return Lease(core_, index, core_->acquire(index, options), options.stream);
+  StreamerCore::Leased leased = core_->acquire(index, options);
+  return Lease(core_, std::move(leased.staging), index, leased.place, options.stream);
 }
 
 Pass Streamer::pass(PassOptions options) { return Pass(*this, std::move(options)); }
@@ -52,6 +53,11 @@ StoragePath Streamer::storage_path() const { return core_->storage_path(); }
 PageCacheStatus Streamer::page_cache_status() const { return core_->page_cache_status(); }
 std::string Streamer::registration_refusal() const { return core_->registration_refusal(); }
 
+std::uint64_t Streamer::generation() const noexcept { return core_->generation(); }
+
+Budget Streamer::set_budget(const Budget& budget) { return core_->set_budget(budget); }
+Budget Streamer::park() { return core_->park(); }
+void Streamer::resume() { core_->resume(); }
 void Streamer::close() { core_->close(); }
 
 Pass::Pass(Streamer& streamer, PassOptions options)

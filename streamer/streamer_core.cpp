@@ -54,12 +54,6 @@ void refuse_more_than_there_is(const Budget& used, Device& device) {
   refuse_beyond(host, used.pinned + used.page_cache, "pinned and page_cache together");
 }
 
-std::vector<std::uint8_t> slots_needed(const Plan& plan) {
-  std::vector<std::uint8_t> needed(plan.layers.size());
-  for (std::size_t i = 0; i < needed.size(); ++i) needed[i] = plan.needs_slot(i);
-  return needed;
-}
-
 Trace::Subject subject_of(const LayerTable& table, const Plan& plan) {
   Trace::Subject subject{.ring_blocks = plan.ring.blocks};
   for (const Layer& layer : table.layers) subject.layers.push_back(layer.name);
@@ -86,33 +80,6 @@ std::size_t find_tensor(const Layer& layer, std::string_view name) {
                           layer.name.empty() ? "those outside the layers" : layer.name, known));
 }
 
-StreamerCore::Staging::Staging(StreamerCore& core, std::unique_ptr<StorageBackend> opened)
-    : storage(std::move(opened)),
-      pages(core.plan_.page_cache.empty()
-                ? nullptr
-                : std::make_unique<FilePageCache>(core.table_, core.plan_, *core.device_, core.page_cache_,
-                                                  [backend = storage.get()] { backend->wake(); })),
-      staying_reservation(core.gpu_.reserve(core.plan_.staying_bytes(), "residents")),
-      staying(core.device_->allocate(core.plan_.staying_bytes())),
-      ring(*core.device_, core.pinned_, core.plan_.ring),
-      slots(*core.device_, core.gpu_, core.plan_.slot_bytes, core.plan_.slots),
-      copies(core.device_->make_copy_queue([backend = storage.get()] { backend->wake(); })),
-      hand_off(
-          slots_needed(core.plan_), {core.plan_.slots, core.options_.stable_slots}, slots, core.clock_,
-          [backend = storage.get()] { backend->wake(); }, core.trace_),
-      loop({.table = core.table_,
-            .plan = core.plan_,
-            .storage = *storage,
-            .device = *core.device_,
-            .copies = *copies,
-            .ring = ring,
-            .slots = slots,
-            .staying_memory = staying.data(),
-            .page_cache = pages.get(),
-            .hand_off = hand_off,
-            .rule = {core.plan_.slots, core.options_.stable_slots},
-            .trace = core.trace_}) {}
-
 StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
     : table_(std::move(table)),
       options_(std::move(options)),
@@ -125,93 +92,67 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
       timer_(*device_) {
   if (!options_.warn) options_.warn = warn_on_stderr;
   std::iota(order_.begin(), order_.end(), 0u);
-  plan_ = make_plan(table_, options_.budget, {},
-                    {.reads_land = device_->traits().reads_land,
-                     .is_host = device_->traits().is_host,
-                     .max_slots = options_.max_slots,
-                     .request_bytes = options_.request_bytes,
-                     .layer_seconds = {}});
-  refuse_more_than_there_is(plan_.used, *device_);
-  const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
-  reads_land_ = lands(plan_.outside) || std::ranges::any_of(plan_.layers, lands) ||
-                std::ranges::any_of(plan_.residents, lands);
-  if (options_.trace) options_.trace->begin(subject_of(table_, plan_));
-  staging_ = std::make_unique<Staging>(*this, open_files(table_));
-  register_memory();
-  populating_ = std::jthread([this](const std::stop_token& stop) { populate_slots(stop); });
-  thread_ = std::jthread([this](const std::stop_token& stop) { run(stop); });
+  Plan plan = make_plan_for(options_.budget);
+  refuse_more_than_there_is(plan.used, *device_);
+  if (options_.trace) options_.trace->begin(subject_of(table_, plan));
+  storage_ = open_files(table_);
+  allocate_outside(plan);
+  staging_ = std::make_shared<Staging>(ground(), std::move(plan), 1, outside_.data(), false);
+  staging_->register_memory(options_.register_slots);  // here, so that a requirement that is not met throws
+  thread_.emplace(*device_, *storage_, options_.end_timeout);
+  populating_ = std::jthread([staging = staging_.get()](auto stop) { staging->populate(stop); });
+  thread_->start(*staging_);
 }
 
 StreamerCore::~StreamerCore() {
   stop();
-  free_staging();
+  thread_.reset();
+  staging_.reset();
+  if (storage_hangs_) (void)storage_.release();  // its end would wait for the reads
 }
 
-void StreamerCore::register_memory() {
-  registration_refusal_ = staging_->ring.registration_refusal();
-  // A refusal is kept by the storage and shows in its path.
-  StorageBackend& storage = *staging_->storage;
-  if (plan_.ring.blocks != 0) storage.register_memory(staging_->ring.memory());
-  if (!reads_land_) return;
-  if (options_.register_slots) {
-    storage.register_memory(staging_->slots.memory());
-    storage.register_memory({staging_->staying.data(), staging_->staying.bytes()});
-  }
+Plan StreamerCore::make_plan_for(const Budget& budget) const {
+  return make_plan(table_, budget, {},
+                   {.reads_land = device_->traits().reads_land,
+                    .is_host = device_->traits().is_host,
+                    .max_slots = options_.max_slots,
+                    .request_bytes = options_.request_bytes,
+                    .layer_seconds = {}});
 }
 
-StreamerCore::Staging& StreamerCore::staging() const {
-  if (!staging_) throw Error(Errc::kClosed, "the streamer is closed");
-  return *staging_;
+StagingGround StreamerCore::ground() {
+  return {.table = table_,
+          .storage = *storage_,
+          .device = *device_,
+          .gpu = gpu_,
+          .pinned = pinned_,
+          .page_cache = page_cache_,
+          .make_pages =
+              [this](const Plan& plan) {
+                return std::make_unique<FilePageCache>(table_, plan, *device_, page_cache_,
+                                                       [storage = storage_.get()] { storage->wake(); });
+              },
+          .clock = clock_,
+          .trace = trace_,
+          .stable_slots = options_.stable_slots};
 }
 
-// --- The staging thread ---
-
-/// Beside the first reads, in the order in which slots are taken: finding and clearing the pages of a whole
-/// gpu budget before the first read would keep the first layer waiting.
-void StreamerCore::populate_slots(const std::stop_token& stop) noexcept {
-  constexpr std::size_t kStep = 32u << 20;
-  const std::span<std::byte> staying(staging_->staying.data(), staging_->staying.bytes());
-  for (std::span<std::byte> rest : {staging_->slots.memory(), staying}) {
-    while (!rest.empty() && !stop.stop_requested()) {
-      const std::size_t bytes = std::min(kStep, rest.size());
-      device_->populate(rest.first(bytes));
-      rest = rest.subspan(bytes);
-    }
-  }
+void StreamerCore::allocate_outside(const Plan& plan) {
+  outside_reservation_ = gpu_.reserve(plan.outside.slot_bytes, "tensors outside the layers");
+  outside_ = device_->allocate(plan.outside.slot_bytes);
+  outside_is_there_ = false;
 }
 
-void StreamerCore::run(const std::stop_token& stop) noexcept {
-  const std::stop_callback wake(stop, [storage = staging_->storage.get()] { storage->wake(); });
-  try {
-    device_->enter_staging_thread();
-    while (!stop.stop_requested()) staging_->loop.step();
-  } catch (...) {
-    staging_->hand_off.fail_for_good(std::current_exception());
-  }
-  drain();
-}
-
-void StreamerCore::drain() noexcept {
-  try {
-    const auto deadline = clock_.now() + options_.end_timeout;
-    staging_->loop.stop();
-    while (!staging_->loop.drained()) {
-      if (clock_.now() > deadline) return leave_to_leak("a read or copy did not end");
-      staging_->loop.step();
-    }
-    staging_->storage->unregister_memory();  // on the thread that owns the queue, before the memory goes
-  } catch (const std::exception& error) {
-    leave_to_leak(error.what());
-  }
-}
-
-/// Someone may still write to this memory: freeing it would be worse than losing it.
-void StreamerCore::leave_to_leak(std::string_view why) noexcept {
-  Staging& staging = *staging_;
-  staging.ring.abandon_memory();
-  staging.slots.abandon_memory();
-  staging.staying.abandon();
-  storage_hangs_ = staging.storage->in_flight() != 0;
+void StreamerCore::stop() noexcept {
+  populating_.request_stop();
+  if (populating_.joinable()) populating_.join();
+  if (!thread_) return;
+  const std::string why = thread_->stop();
+  if (why.empty()) return;
+  // Someone may still write to this memory: freeing it would be worse than losing it.
+  staging_->leave_to_leak();
+  outside_.abandon();
+  storage_hangs_ = storage_->in_flight() != 0;
   try {
     options_.warn(fmt::format("{}: {} of memory are left to leak", why,
                               format_bytes(gpu_.used_bytes() + pinned_.used_bytes())));
@@ -219,23 +160,14 @@ void StreamerCore::leave_to_leak(std::string_view why) noexcept {
   }
 }
 
-void StreamerCore::stop() noexcept {
-  if (!thread_.joinable()) return;
-  populating_.request_stop();
-  thread_.request_stop();
-  populating_.join();
-  thread_.join();
-}
-
-void StreamerCore::free_staging() noexcept {
-  if (staging_ && storage_hangs_) (void)staging_->storage.release();  // its end would wait for the reads
-  staging_.reset();
-}
-
 void StreamerCore::close() {
-  if (!staging_) return;
-  if (const std::uint32_t leases = staging_->hand_off.leases(); leases != 0) {
+  if (state_ == State::kClosed) return;
+  if (const std::uint32_t leases = staging_->hand_off().leases(); leases != 0) {
     throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before close()", leases));
+  }
+  if (held() != Budget{}) {
+    throw Error(Errc::kLeasesOutstanding,
+                "leases of before the budget was changed are out; end them before close()");
   }
   stop();
   final_path_ = storage_path();
@@ -248,31 +180,135 @@ void StreamerCore::close() {
     }
     final_stats_ = counted();
   }
-  free_staging();
+  state_ = State::kClosed;
+  thread_.reset();
+  staging_->retire();
+  outside_ = {};
+  outside_reservation_ = {};
+  if (storage_hangs_) (void)storage_.release();
+  storage_.reset();
+}
+
+void StreamerCore::refuse_unless_running() const {
+  if (state_ == State::kClosed) throw Error(Errc::kClosed, "the streamer is closed");
+  if (state_ == State::kParked) throw Error(Errc::kClosed, "the streamer is parked; resume() it first");
+}
+
+// --- Changes of the budget ---
+
+/// What leases hold that were given before the last change.
+Budget StreamerCore::held() const noexcept {
+  const Budget now = staging_->is_retired() ? Budget{} : staging_->plan().used;
+  const std::uint64_t outside = staging_->is_retired() ? outside_reservation_.bytes() : 0;
+  return {.gpu = gpu_.used_bytes() - now.gpu - outside,
+          .pinned = pinned_.used_bytes() - now.pinned,
+          .page_cache = page_cache_.used_bytes() - now.page_cache};
+}
+
+/// Brings what is under way to its end and frees all that no lease uses.
+void StreamerCore::end_staging() {
+  stop();
+  if (storage_hangs_)
+    throw Error(Errc::kInternal, "a read did not end: the budget cannot be changed any more");
+  outside_is_there_ = outside_is_there_ || staging_->loop().outside_is_there();
+  staging_->retire();
+}
+
+void StreamerCore::begin_staging(Plan plan) {
+  const std::shared_ptr<Staging> before = std::move(staging_);
+  staging_ = before;  // in case the next cannot be made
+  auto next = std::make_shared<Staging>(ground(), std::move(plan), before->generation() + 1, outside_.data(),
+                                        outside_is_there_);
+  next->hand_off().carry_on(before->hand_off());
+  staging_ = std::move(next);
+  populating_ = std::jthread([staging = staging_.get()](auto stop) { staging->populate(stop); });
+  thread_->start(*staging_,
+                 [this, staging = staging_.get()] { staging->register_memory(options_.register_slots); });
+}
+
+/// As much of the budget as leases of before leave. Where that is too little, nothing is staged until they
+/// end.
+void StreamerCore::begin_staging_in_room() {
+  const Budget taken = held();
+  const Budget& all = options_.budget;
+  const Budget room{.gpu = all.gpu - std::min(all.gpu, taken.gpu),
+                    .pinned = all.pinned - std::min(all.pinned, taken.pinned),
+                    .page_cache = all.page_cache - std::min(all.page_cache, taken.page_cache)};
+  is_crowded_ = taken != Budget{};
+  std::optional<Plan> plan;
+  try {
+    plan = make_plan_for(room);
+  } catch (const Error& error) {
+    if (is_crowded_ && error.errc() == Errc::kBudgetTooSmall) return;
+    throw;
+  }
+  Budget needed = plan->used;
+  needed.gpu -= outside_reservation_.bytes();
+  refuse_more_than_there_is(needed, *device_);
+  begin_staging(std::move(*plan));
+}
+
+Budget StreamerCore::set_budget(const Budget& budget) {
+  if (state_ == State::kClosed) refuse_unless_running();
+  (void)make_plan_for(budget);  // one that is too small changes nothing
+  end_staging();
+  options_.budget = budget;
+  gpu_.set_limit(budget.gpu);
+  pinned_.set_limit(budget.pinned);
+  page_cache_.set_limit(budget.page_cache);
+  const Budget outstanding = held();
+  if (state_ == State::kRunning) begin_staging_in_room();
+  return outstanding;
+}
+
+Budget StreamerCore::park() {
+  refuse_unless_running();
+  end_staging();
+  state_ = State::kParked;
+  outside_ = {};
+  outside_reservation_ = {};
+  outside_is_there_ = false;
+  return held();
+}
+
+void StreamerCore::resume() {
+  if (state_ != State::kParked) return;
+  allocate_outside(staging_->plan());
+  state_ = State::kRunning;
+  begin_staging_in_room();
 }
 
 // --- Leases ---
 
-std::uint32_t StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& options) {
-  HandOff& hand_off = staging().hand_off;
+StreamerCore::Leased StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& options) {
+  refuse_unless_running();
   device_->refuse_capture(options.stream);
+  if (staging_->is_retired()) begin_staging_in_room();
+  if (staging_->is_retired()) {
+    const Budget taken = held();
+    throw Error(Errc::kTooManyLeases,
+                fmt::format("leases of before the budget was changed hold gpu={},pinned={},page_cache={} and "
+                            "leave too little; end them first",
+                            taken.gpu, taken.pinned, taken.page_cache));
+  }
+  HandOff& hand_off = staging_->hand_off();
   const HandOff::Grant grant = hand_off.acquire(layer, options.stop, options.deadline);
   try {
-    wait_for(layer, grant.ready.staying, options.stream);
-    wait_for(layer, grant.ready.streamed, options.stream);
+    wait_for(hand_off, layer, grant.ready.staying, options.stream);
+    wait_for(hand_off, layer, grant.ready.streamed, options.stream);
   } catch (...) {
-    hand_off.drop(grant.place, std::current_exception());
+    staging_->drop(grant.place, std::current_exception());
     throw;
   }
-  return grant.place;
+  return {staging_, grant.place};
 }
 
-void StreamerCore::wait_for(std::uint32_t layer, const Event* ready, Stream stream) {
+void StreamerCore::wait_for(HandOff& hand_off, std::uint32_t layer, const Event* ready, Stream stream) {
   if (ready == nullptr || ready->done()) return;
   const auto begin = clock_.now();
   ready->make_wait(stream);
   const auto end = clock_.now();
-  staging_->hand_off.add_stall(StallCause::kCopy, end - begin);
+  hand_off.add_stall(StallCause::kCopy, end - begin);
   trace_.record({.kind = TraceEvent::Kind::kWait,
                  .cause = StallCause::kCopy,
                  .layer = layer,
@@ -280,57 +316,24 @@ void StreamerCore::wait_for(std::uint32_t layer, const Event* ready, Stream stre
                  .end = end});
 }
 
-void StreamerCore::release(std::uint32_t place, std::span<const Stream> streams) {
-  for (const Stream stream : streams) device_->refuse_capture(stream);
-  staging_->hand_off.release(place, streams);
-}
-
-void StreamerCore::release_for_sure(std::uint32_t place, Stream stream) noexcept {
-  try {
-    release(place, std::array{stream});
-  } catch (...) {
-    staging_->hand_off.drop(place, std::current_exception());
-  }
-}
-
-TensorView StreamerCore::tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const {
-  const bool is_outside = layer == layer_count();
-  const Layer& specs = is_outside ? table_.outside : table_.layers[layer];
-  if (index >= specs.tensors.size()) {
-    throw Error(Errc::kInvalidArgument,
-                fmt::format("tensor {} of {}: there are {}", index, specs.name, specs.tensors.size()));
-  }
-  const TensorSpec& spec = specs.tensors[index];
-  std::byte* const staying = staging_->staying.data();
-  if (is_outside) return {&spec, staying + plan_.outside.tensor_offsets[index]};
-  switch (plan_.homes[layer][index]) {
-    case TensorHome::kMapped: {
-      const auto& extent = std::get<FileExtent>(spec.source);
-      return {&spec, const_cast<std::byte*>(staging_->pages->address(extent.file, extent.offset))};
-    }
-    case TensorHome::kResident:
-      return {&spec, staying + plan_.resident_offset(layer) + plan_.residents[layer].tensor_offsets[index]};
-    case TensorHome::kSlot:
-      break;
-  }
-  if (!plan_.needs_slot(layer))
-    return {&spec, staying};  // a tensor without a byte, in a layer without a slot
-  return {&spec, staging_->slots.address(place) + plan_.layers[layer].tensor_offsets[index]};
-}
-
 TensorView StreamerCore::outside_tensor(std::string_view name, const AcquireOptions& options) {
   const std::size_t index = find_tensor(table_.outside, name);
-  const std::uint32_t place = acquire(layer_count(), options);
-  staging_->hand_off.release(place, {});  // it stays where it is: nothing to fence
-  return tensor(layer_count(), place, index);
+  const Leased leased = acquire(layer_count(), options);
+  leased.staging->release(leased.place, {});  // it stays where it is: nothing to fence
+  return leased.staging->tensor(layer_count(), leased.place, index);
 }
 
 // --- Passes and statistics ---
 
 void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wraps, Stream stream) {
-  HandOff& hand_off = staging().hand_off;
+  refuse_unless_running();
   device_->refuse_capture(stream);
-  if (staging_->pages) staging_->pages->check_files();
+  if (is_crowded_ && held() == Budget{}) {
+    if (!staging_->is_retired()) end_staging();
+    begin_staging_in_room();
+  }
+  if (staging_->pages() != nullptr) staging_->pages()->check_files();
+  HandOff& hand_off = staging_->hand_off();
   const std::scoped_lock lock(stats_mutex_);
   hand_off.begin_pass(schedule, wraps);
   timer_.begin(stream);
@@ -338,8 +341,8 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
 }
 
 void StreamerCore::end_pass(Stream stream) noexcept {
-  if (!staging_) return;  // closed within the pass
-  HandOff& hand_off = staging_->hand_off;
+  if (state_ == State::kClosed) return;  // within the pass
+  HandOff& hand_off = staging_->hand_off();
   try {
     const std::scoped_lock lock(stats_mutex_);
     last_pass_ = hand_off.end_pass();
@@ -354,7 +357,7 @@ void StreamerCore::end_pass(Stream stream) noexcept {
 }
 
 StreamerStats StreamerCore::stats() {
-  if (!staging_) return final_stats_;
+  if (state_ == State::kClosed) return final_stats_;
   const std::scoped_lock lock(stats_mutex_);
   timer_.resolve_all();
   return counted();
@@ -364,7 +367,7 @@ StreamerStats StreamerCore::counted() const {
   StreamerStats stats;
   stats.passes = timer_.passes();
   stats.last_pass = last_pass_;
-  stats.total = staging_->hand_off.total();
+  stats.total = staging_->hand_off().total();
   stats.last_pass.seconds = timer_.last_seconds();
   stats.total.seconds = timer_.total_seconds();
   stats.peak_bytes = {gpu_.peak_bytes(), pinned_.peak_bytes(), page_cache_.peak_bytes()};
@@ -372,14 +375,14 @@ StreamerStats StreamerCore::counted() const {
 }
 
 PageCacheStatus StreamerCore::page_cache_status() const {
-  if (!staging_) return final_pages_;
-  return staging_->pages ? staging_->pages->status() : PageCacheStatus{};
+  if (state_ == State::kClosed) return final_pages_;
+  return staging_->pages() != nullptr ? staging_->pages()->status() : PageCacheStatus{};
 }
 
 StoragePath StreamerCore::storage_path() {
-  if (!staging_) return final_path_;
-  StoragePath path = staging_->storage->path();
-  if (reads_land_ && !options_.register_slots) {
+  if (state_ == State::kClosed) return final_path_;
+  StoragePath path = storage_->path();
+  if (staging_->reads_land() && !options_.register_slots) {
     path.fallbacks.push_back({"registered slots",
                               "register_slots is off: the first layer would wait for the first "
                               "touch of them all"});

@@ -18,7 +18,8 @@
 #include "clock.h"
 #include "hand_off.h"
 #include "pass_timer.h"
-#include "staging_loop.h"
+#include "staging.h"
+#include "staging_thread.h"
 #include "trace_recorder.h"
 
 namespace tierstream {
@@ -26,28 +27,27 @@ namespace tierstream {
 /// Throws Error kTensorMissing, listing the layer's tensors.
 std::size_t find_tensor(const Layer& layer, std::string_view name);
 
-/// What a Streamer consists of: the memory of each tier, the staging loop and its thread. Shared between the
-/// Streamer and its leases, because a lease may outlive the Streamer and its slot must stay.
+/// What a Streamer consists of: storage, budgets, one Staging after another and the thread that works on
+/// them. Shared between the Streamer and its leases, because a lease may outlive the Streamer and its slot
+/// must stay.
 class StreamerCore {
  public:
   StreamerCore(LayerTable table, StreamerOptions options);
   ~StreamerCore();
 
   const LayerTable& table() const noexcept { return table_; }
-  const Plan& plan() const noexcept { return plan_; }
+  const Plan& plan() const noexcept { return staging_->plan(); }
   Device& device() const noexcept { return *device_; }
   const TraceRecorder& trace() const noexcept { return trace_; }
   /// Also the number that stands for the tensors outside the layers.
   std::uint32_t layer_count() const noexcept { return static_cast<std::uint32_t>(table_.layers.size()); }
 
-  /// Leases a layer, makes the caller's stream wait for its copies, and returns its place.
-  std::uint32_t acquire(std::uint32_t layer, const AcquireOptions& options);
-  /// Throws Error kStreamCapturing; the lease then stays.
-  void release(std::uint32_t place, std::span<const Stream> streams);
-  /// The end of a lease that nobody can refuse: what goes wrong fails the streamer for good.
-  void release_for_sure(std::uint32_t place, Stream stream) noexcept;
-
-  TensorView tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const;
+  struct Leased {
+    std::shared_ptr<Staging> staging;
+    std::uint32_t place;
+  };
+  /// Leases a layer and makes the caller's stream wait for its copies.
+  Leased acquire(std::uint32_t layer, const AcquireOptions& options);
   TensorView outside_tensor(std::string_view name, const AcquireOptions& options);
 
   /// The schedule of a pass that names none.
@@ -57,39 +57,31 @@ class StreamerCore {
 
   StreamerStats stats();
   StoragePath storage_path();
-  const std::string& registration_refusal() const noexcept { return registration_refusal_; }
+  const std::string& registration_refusal() const noexcept { return staging_->registration_refusal(); }
   PageCacheStatus page_cache_status() const;
+  std::uint64_t generation() const noexcept { return staging_->generation(); }
 
-  /// Ends the staging thread; nothing is staged any more. Idempotent.
+  Budget set_budget(const Budget& budget);
+  Budget park();
+  void resume();
+
+  /// Ends the staging thread's work; nothing is staged any more. Idempotent.
   void stop() noexcept;
   /// Stops, and frees the memory of every tier. Throws Error kLeasesOutstanding.
   void close();
 
  private:
-  /// Everything that holds memory or moves bytes: freed together, last member first, once nothing is under
-  /// way.
-  struct Staging {
-    Staging(StreamerCore& core, std::unique_ptr<StorageBackend> opened);
+  enum class State : std::uint8_t { kRunning, kParked, kClosed };
 
-    std::unique_ptr<StorageBackend> storage;
-    std::unique_ptr<FilePageCache> pages;  // null where the plan keeps none
-    Reservation staying_reservation;
-    DeviceMemory staying;
-    PinnedRing ring;
-    SlotArena slots;
-    std::unique_ptr<CopyQueue> copies;
-    HandOff hand_off;
-    StagingLoop loop;
-  };
-
-  Staging& staging() const;
-  void register_memory();
-  void wait_for(std::uint32_t layer, const Event* ready, Stream stream);
-  void populate_slots(const std::stop_token& stop) noexcept;
-  void run(const std::stop_token& stop) noexcept;
-  void drain() noexcept;
-  void leave_to_leak(std::string_view why) noexcept;
-  void free_staging() noexcept;
+  Plan make_plan_for(const Budget& budget) const;
+  StagingGround ground();
+  void allocate_outside(const Plan& plan);
+  void begin_staging(Plan plan);
+  void begin_staging_in_room();
+  void end_staging();
+  void refuse_unless_running() const;
+  Budget held() const noexcept;
+  void wait_for(HandOff& hand_off, std::uint32_t layer, const Event* ready, Stream stream);
   /// With the mutex held.
   StreamerStats counted() const;
 
@@ -101,13 +93,16 @@ class StreamerCore {
   TierBudget page_cache_;
   SteadyClock clock_;
   TraceRecorder trace_;
-  Plan plan_;
   std::vector<std::uint32_t> order_;  // 0..L-1
-  std::unique_ptr<Staging> staging_;  // null once closed
-  bool storage_hangs_ = false;        // set by the staging thread at its end
-  std::string registration_refusal_;
+  State state_ = State::kRunning;
+  std::unique_ptr<StorageBackend> storage_;  // null once closed
+  Reservation outside_reservation_;
+  DeviceMemory outside_;
+  bool outside_is_there_ = false;
+  std::shared_ptr<Staging> staging_;  // never null; retired while parked, closed, or without room
+  bool is_crowded_ = false;           // leases of before a change of the budget took part of it
+  bool storage_hangs_ = false;
   PageCacheStatus final_pages_;  // once closed
-  bool reads_land_ = false;      // some of them
   StoragePath final_path_;       // once closed
 
   std::mutex stats_mutex_;  // guards the rest
@@ -117,7 +112,7 @@ class StreamerCore {
   StreamerStats final_stats_;               // once closed
 
   std::jthread populating_;  // last: the threads end before what they use
-  std::jthread thread_;
+  std::optional<StagingThread> thread_;
 };
 
 }  // namespace tierstream

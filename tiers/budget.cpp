@@ -162,9 +162,10 @@ TierBudget::TierBudget(std::string name, std::uint64_t limit_bytes)
     : name_(std::move(name)), limit_bytes_(limit_bytes) {}
 
 std::optional<Reservation> TierBudget::try_reserve(std::uint64_t bytes) {
+  const std::uint64_t limit = limit_bytes();
   std::uint64_t used = used_bytes();
   do {
-    if (bytes > limit_bytes_ - used) return std::nullopt;
+    if (used > limit || bytes > limit - used) return std::nullopt;
   } while (!used_bytes_.compare_exchange_weak(used, used + bytes, std::memory_order_relaxed));
 
   std::uint64_t peak = peak_bytes();
@@ -176,9 +177,10 @@ std::optional<Reservation> TierBudget::try_reserve(std::uint64_t bytes) {
 
 Reservation TierBudget::reserve(std::uint64_t bytes, std::string_view purpose) {
   if (auto reservation = try_reserve(bytes)) return std::move(*reservation);
+  const std::uint64_t limit = limit_bytes();
   throw Error(Errc::kBudgetTooSmall,
               fmt::format("{} needs {} bytes of the {} budget; {} of {} bytes are left", purpose, bytes,
-                          name_, limit_bytes_ - used_bytes(), limit_bytes_));
+                          name_, limit - std::min(limit, used_bytes()), limit));
 }
 
 void TierBudget::give_back(std::uint64_t bytes) noexcept {

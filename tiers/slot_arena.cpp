@@ -7,12 +7,22 @@
 namespace tierstream {
 
 SlotArena::SlotArena(Device& device, TierBudget& budget, std::uint64_t slot_bytes, std::uint32_t slots)
-    : device_(device),
-      slot_bytes_(slot_bytes),
-      reservation_(
-          budget.reserve(slot_bytes * slots, fmt::format("{} slots of {} bytes", slots, slot_bytes))),
-      memory_(device.allocate(slot_bytes * slots)),
-      states_(slots) {}
+    : device_(device), slot_bytes_(slot_bytes), states_(slots) {
+  // All is reserved before any is allocated.
+  for (State& state : states_) {
+    state.reservation = budget.reserve(slot_bytes, fmt::format("one of {} slots", slots));
+  }
+  for (State& state : states_) state.memory = device.allocate(slot_bytes);
+}
+
+void SlotArena::abandon_memory() noexcept {
+  for (State& state : states_) state.memory.abandon();
+}
+
+void SlotArena::free_memory(std::uint32_t index) noexcept {
+  states_[index].memory = {};
+  states_[index].reservation = {};
+}
 
 std::optional<SlotArena::Slot> SlotArena::try_take() {
   for (std::uint32_t index = 0; index < slots(); ++index) {

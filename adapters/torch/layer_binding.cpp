@@ -49,7 +49,6 @@ LayerBinding::LayerBinding(torch::nn::Module& model, std::string_view layers_pat
   std::vector<std::pair<at::Tensor, at::Tensor>> bindings;  // made in full before the first takes effect
   layers_.resize(plan.layers.size());
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-    layers_[i].views_by_slot.resize(streamer.plan().slots + 1);  // the last: nothing in a slot
     std::optional<Lease> lease;
     for (const WeightPlace& place : plan.layers[i]) {
       switch (place.placement) {
@@ -88,6 +87,10 @@ BoundLayer LayerBinding::acquire(std::size_t index) {
 Stream LayerBinding::stream() const { return current_stream(device_); }
 
 void LayerBinding::bind(LayerState& layer, const Lease& lease) {
+  if (lease.generation() != layer.generation) {  // addresses of before mean nothing now
+    layer.generation = lease.generation();
+    layer.views_by_slot.assign(streamer_->plan().slots + 1, {});  // the last: nothing in a slot
+  }
   std::vector<at::Tensor>& views = layer.views_by_slot[lease.slot()];
   if (views.empty()) {
     const c10::InferenceMode ordinary_tensors(false);

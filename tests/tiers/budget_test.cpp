@@ -187,5 +187,17 @@ TEST(TierBudget, IsNeverExceededByThreadsThatRace) {
   EXPECT_LE(budget.peak_bytes(), kLimit);
 }
 
+TEST(TierBudget, ALowerLimitTakesNothingAwayAndLetsNobodyReserveMore) {
+  TierBudget tier("gpu", 100);
+  std::optional<Reservation> held = tier.reserve(80, "a");
+  tier.set_limit(50);
+  EXPECT_EQ(tier.used_bytes(), 80u);
+  EXPECT_FALSE(tier.try_reserve(1));
+  expect_throws(Errc::kBudgetTooSmall, ::testing::HasSubstr("0 of 50 bytes are left"),
+                [&] { (void)tier.reserve(1, "b"); });
+  held.reset();
+  EXPECT_TRUE(tier.try_reserve(50));
+}
+
 }  // namespace
 }  // namespace tierstream

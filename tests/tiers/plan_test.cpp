@@ -228,7 +228,7 @@ TEST_P(PlanProperties, NoBudgetIsExceededAndTheMinimumIsEnough) {
     EXPECT_LE(plan.used.gpu, budget.gpu);
     EXPECT_LE(plan.used.pinned, budget.pinned);
     EXPECT_LE(plan.used.page_cache, budget.page_cache);
-    EXPECT_EQ(plan.used.gpu, plan.staying_bytes() + plan.slots * plan.slot_bytes);
+    EXPECT_EQ(plan.used.gpu, plan.outside.slot_bytes + plan.resident_bytes + plan.slots * plan.slot_bytes);
     EXPECT_TRUE(plan.slots >= 1 || plan.streamed_layers() == 0);
   }
   if (least.gpu == 0) return;

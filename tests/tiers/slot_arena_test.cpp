@@ -137,10 +137,20 @@ TEST(SlotArena, SlotsKeepTheirAddresses) {
   Scene scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
   std::byte* const address = arena.address(2);
-  EXPECT_EQ(address, arena.memory().data() + 2 * kSlotBytes);
   arena.try_take(2).reset();
   EXPECT_EQ(arena.address(2), address);
-  EXPECT_EQ(arena.memory().size(), 3 * kSlotBytes);
+  EXPECT_EQ(arena.memory(2).data(), address);
+  EXPECT_EQ(arena.memory(2).size(), kSlotBytes);
+}
+
+TEST(SlotArena, FreesOneSlotAndGivesItsBytesBack) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
+  arena.free_memory(1);
+  arena.free_memory(1);
+  EXPECT_EQ(scene.budget.used_bytes(), 2 * kSlotBytes);
+  EXPECT_EQ(scene.device.allocated_bytes(), 2 * kSlotBytes);
+  EXPECT_NE(arena.address(2), nullptr);
 }
 
 TEST(SlotArena, HoldsItsBytesOfTheBudgetWhileItLives) {
@@ -171,7 +181,7 @@ TEST(SlotArena, LeavesAbandonedMemoryWritable) {
   std::span<std::byte> memory;
   {
     SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
-    memory = arena.memory();
+    memory = arena.memory(0);
     arena.abandon_memory();
   }
   memory.back() = std::byte{1};

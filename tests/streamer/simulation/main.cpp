@@ -34,13 +34,16 @@ int main(int argc, char** argv) {
       sum.read_errors += outcome.read_errors;
       sum.too_many_leases += outcome.too_many_leases;
       sum.device_failures += outcome.device_failures;
+      sum.budget_changes += outcome.budget_changes;
     } catch (const std::exception& error) {
       fmt::print(stderr, "seed {}: {}\n", s, error.what());
       return 1;
     }
   }
   fmt::print(
-      "{} seeds: {} leases, {} tensors checked, {} read errors, {} refused leases, {} device failures\n",
-      seeds, sum.leases, sum.tensors_checked, sum.read_errors, sum.too_many_leases, sum.device_failures);
+      "{} seeds: {} leases, {} tensors checked, {} read errors, {} refused leases, {} device failures, "
+      "{} changes of the budget\n",
+      seeds, sum.leases, sum.tensors_checked, sum.read_errors, sum.too_many_leases, sum.device_failures,
+      sum.budget_changes);
   return 0;
 }

@@ -35,6 +35,8 @@ class SimulatedDevice final : public Device {
         lies_(lies),
         streams_(kStreams + 1) {}
 
+  ~SimulatedDevice() override { free_for_good(); }
+
   static constexpr std::size_t kStreams = 3;  ///< of callers
   static Stream stream(std::size_t index) { return {reinterpret_cast<void*>(index + 1)}; }
 
@@ -55,6 +57,7 @@ class SimulatedDevice final : public Device {
     if (operation.run) operation.run();
     if (operation.point) *operation.point = true;
     if (&queue == &streams_.back() && operation.point && on_progress_) on_progress_();
+    if (idle()) free_for_good();
   }
   bool idle() const {
     for (const auto& queue : streams_) {
@@ -72,11 +75,11 @@ class SimulatedDevice final : public Device {
     auto* data = static_cast<std::byte*>(std::aligned_alloc(kSlotAlignment, std::max(rounded, kMinimum)));
     if (data == nullptr) throw std::bad_alloc();
     std::memset(data, 0xA5, std::max(rounded, kMinimum));
-    allocated_bytes_ += bytes;
+    live_bytes_ += bytes;
     return {*this, data, bytes};
   }
   MemoryRoom memory_room() override { return {std::uint64_t{1} << 40, "the simulation"}; }
-  std::uint64_t allocated_bytes() const { return allocated_bytes_; }
+  std::uint64_t live_bytes() const { return live_bytes_; }
   HostRegistration register_host(std::span<std::byte> memory, std::string&, HostAccess) override {
     return {*this, memory};
   }
@@ -142,11 +145,20 @@ class SimulatedDevice final : public Device {
     return streams_[reinterpret_cast<std::uintptr_t>(stream.handle) - 1];
   }
 
-  void free_memory(std::byte* data, std::size_t) noexcept override { std::free(data); }
+  /// A device frees memory only after the work that is queued by then.
+  void free_memory(std::byte* data, std::size_t bytes) noexcept override {
+    live_bytes_ -= bytes;
+    to_free_.push_back(data);
+  }
+  void free_for_good() noexcept {
+    for (std::byte* data : to_free_) std::free(data);
+    to_free_.clear();
+  }
   void unregister_host(std::span<std::byte>) noexcept override {}
 
   std::mt19937_64& random_;
-  std::uint64_t allocated_bytes_ = 0;  // ever
+  std::uint64_t live_bytes_ = 0;
+  std::vector<std::byte*> to_free_;
   const DeviceTraits traits_;
   const bool notifies_;
   const DeviceLies lies_;

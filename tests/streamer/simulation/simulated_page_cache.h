@@ -16,21 +16,33 @@ namespace tierstream::simulation {
 /// are mapped.
 class SimulatedPageCache final : public PageCache {
  public:
+  /// What is mapped, by file; shared by those whose work may still read it.
+  using Mapped = std::vector<std::vector<std::byte>>;
+
+  /// `failures`: counts them, by layer.
   SimulatedPageCache(std::mt19937_64& random, const LayerTable& table, const Plan& plan,
-                     std::shared_ptr<const MemoryFiles> files, bool fails)
-      : random_(random), table_(table), plan_(plan), files_(std::move(files)), fails_(fails) {
-    for (const SourceFile& file : table.files) mapped_.emplace_back(file.info.bytes, std::byte{0xCC});
-    layers_.resize(table.layers.size());
+                     std::shared_ptr<const MemoryFiles> files, TierBudget& budget, bool fails,
+                     std::vector<std::uint64_t>& failures)
+      : random_(random),
+        table_(table),
+        plan_(plan),
+        files_(std::move(files)),
+        reservation_(budget.reserve(plan.page_cache.bytes(), "pages")),
+        fails_(fails),
+        failures_(failures),
+        states_(table.layers.size(), State::kComing) {
+    for (const SourceFile& file : table.files) mapped_->emplace_back(file.info.bytes, std::byte{0xCC});
   }
+
+  const std::shared_ptr<Mapped>& mapped() const { return mapped_; }
 
   /// Brings the pages of some layer, or fails to.
   void advance() {
-    const std::size_t index = random_() % layers_.size();
-    LayerState& layer = layers_[index];
-    if (layer.state != State::kComing) return;
+    const std::size_t index = random_() % states_.size();
+    if (states_[index] != State::kComing) return;
     if (fails_ && random_() % 8 == 0) {
-      layer.state = State::kFailed;
-      ++layer.failures;
+      states_[index] = State::kFailed;
+      ++failures_[index];
       return;
     }
     for (const MappedCopy& copy : plan_.layers[index].mapped_copies)
@@ -41,13 +53,12 @@ class SimulatedPageCache final : public PageCache {
       const auto& extent = std::get<FileExtent>(tensors[i].source);
       bring(extent.file, extent.offset, tensors[i].bytes);
     }
-    layer.state = State::kReady;
+    states_[index] = State::kReady;
   }
-  std::uint64_t failures(std::uint32_t layer) const { return layers_[layer].failures; }
 
-  State state(std::uint32_t layer) const noexcept override { return layers_[layer].state; }
+  State state(std::uint32_t layer) const noexcept override { return states_[layer]; }
   void ask_for(std::uint32_t layer) override {
-    if (layers_[layer].state == State::kFailed) layers_[layer].state = State::kComing;
+    if (states_[layer] == State::kFailed) states_[layer] = State::kComing;
   }
   std::exception_ptr error(std::uint32_t layer) const override {
     return std::make_exception_ptr(
@@ -55,26 +66,25 @@ class SimulatedPageCache final : public PageCache {
   }
   std::uint64_t take_read_bytes(std::uint32_t) noexcept override { return 0; }
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override {
-    return mapped_[file].data() + offset;
+    return (*mapped_)[file].data() + offset;
   }
+  void check_files() const override {}
+  PageCacheStatus status() const override { return {}; }
 
  private:
-  struct LayerState {
-    State state = State::kComing;
-    std::uint64_t failures = 0;
-  };
-
   void bring(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) {
-    std::memcpy(mapped_[file].data() + offset, files_->at(table_.files[file].path).data() + offset, bytes);
+    std::memcpy((*mapped_)[file].data() + offset, files_->at(table_.files[file].path).data() + offset, bytes);
   }
 
   std::mt19937_64& random_;
   const LayerTable& table_;
   const Plan& plan_;
   std::shared_ptr<const MemoryFiles> files_;
+  const Reservation reservation_;
   const bool fails_;
-  std::vector<std::vector<std::byte>> mapped_;  // by file
-  std::vector<LayerState> layers_;
+  std::vector<std::uint64_t>& failures_;
+  std::vector<State> states_;  // by layer
+  const std::shared_ptr<Mapped> mapped_ = std::make_shared<Mapped>();
 };
 
 }  // namespace tierstream::simulation

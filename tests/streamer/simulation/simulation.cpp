@@ -13,7 +13,7 @@
 
 #include "simulated_page_cache.h"
 #include "simulated_storage.h"
-#include "staging_loop.h"
+#include "staging.h"
 
 namespace tierstream::simulation {
 namespace {
@@ -63,6 +63,7 @@ class World {
 
  private:
   struct Holding {
+    std::shared_ptr<Staging> staging;
     std::uint32_t layer;
     std::uint32_t place;
     std::vector<Stream> streams;
@@ -140,51 +141,103 @@ class World {
     budget.gpu += below(layers() + 2) * least.slot_bytes + below(20'000);
     if (chance(50)) budget.page_cache = below(layers() * least.slot_bytes + 1);
     if (chance(50)) budget.pinned += below(8) * options.request_bytes;
-    plan_ = make_plan(table_, budget, {}, options);
-    rule_ = {plan_.slots, chance(20)};
-
+    options_ = options;
+    stable_slots_ = chance(20);
     gpu_.emplace("gpu", budget.gpu);
     pinned_.emplace("pinned", budget.pinned);
+    page_cache_.emplace("page_cache", budget.page_cache);
     device_.emplace(random_, DeviceTraits{.name = "simulated", .reads_land = reads_land}, chance(50),
                     lies_.device);
     const bool faulty = chance(50);
     StorageFaults faults{.late = 0.1 + 0.8 * static_cast<double>(below(100)) / 100,
                          .completes_early = lies_.storage_completes_early};
-    if (faulty)
-      faults = {faults.late,           0.2, 0.1, 0.1, std::array{0.0, 0.0, 0.02, 0.2}[below(4)],
-                faults.completes_early};
+    if (faulty) {
+      const double io_error = std::array{0.0, 0.0, 0.02, 0.2}[below(4)];
+      faults = {faults.late, 0.2, 0.1, 0.1, io_error, faults.completes_early};
+    }
+    pages_fail_ = faulty && chance(30);
+    page_failures_.resize(layers());
     storage_.emplace(random_, files_, alignment_, faults, 1 + below(8));
     for (const SourceFile& file : table_.files) storage_->open(file.path);
-
-    if (!plan_.page_cache.empty()) pages_.emplace(random_, table_, plan_, files_, faulty && chance(30));
-    staying_reservation_ = gpu_->reserve(plan_.staying_bytes(), "residents");
-    staying_ = device_->allocate(plan_.staying_bytes());
-    ring_.emplace(*device_, *pinned_, plan_.ring);
-    slots_.emplace(*device_, *gpu_, plan_.slot_bytes, plan_.slots);
-    copies_ = device_->make_copy_queue([] {});
-    std::vector<std::uint8_t> needs_slot;
-    for (std::uint32_t layer = 0; layer < layers(); ++layer) needs_slot.push_back(plan_.needs_slot(layer));
-    hand_off_.emplace(needs_slot, rule_, *slots_, clock_, [] {});
-    loop_.emplace(StagingParts{.table = table_,
-                               .plan = plan_,
-                               .storage = *storage_,
-                               .device = *device_,
-                               .copies = *copies_,
-                               .ring = *ring_,
-                               .slots = *slots_,
-                               .staying_memory = staying_.data(),
-                               .page_cache = pages_ ? &*pages_ : nullptr,
-                               .hand_off = *hand_off_,
-                               .rule = rule_});
-    // Nothing is allocated after this.
-    if (device_->allocated_bytes() > budget.gpu) throw Failure("more device memory than the gpu budget");
-    if (plan_.page_cache.bytes() > budget.page_cache) throw Failure("more pages than the page_cache budget");
-    if (ring_->memory().size() > budget.pinned) throw Failure("more host memory than the pinned budget");
+    Plan plan = make_plan(table_, budget, {}, options_);
+    outside_reservation_ = gpu_->reserve(plan.outside.slot_bytes, "outside");
+    outside_ = device_->allocate(plan.outside.slot_bytes);
+    begin_staging(std::move(plan), 1);
     callers_.resize(1 + below(3));
     failures_before_wait_.resize(layers() + 1);
     impatient_ = chance(30);  // elsewhere a wait that does not end by itself must show
     actions_left_ = 20 + below(60);
     breaks_down_at_ = chance(5) ? below(actions_left_) : 0;
+  }
+
+  void begin_staging(Plan plan, std::uint64_t generation) {
+    const StagingGround ground{.table = table_,
+                               .storage = *storage_,
+                               .device = *device_,
+                               .gpu = *gpu_,
+                               .pinned = *pinned_,
+                               .page_cache = *page_cache_,
+                               .make_pages = [this](const Plan& made) { return make_pages(made); },
+                               .clock = clock_,
+                               .trace = {},
+                               .stable_slots = stable_slots_};
+    auto next =
+        std::make_shared<Staging>(ground, std::move(plan), generation, outside_.data(), outside_is_there_);
+    if (staging_) next->hand_off().carry_on(staging_->hand_off());
+    staging_ = std::move(next);
+    rule_ = {staging_->plan().slots, stable_slots_};
+    check_budgets();
+  }
+
+  std::unique_ptr<PageCache> make_pages(const Plan& plan) {
+    auto pages = std::make_unique<SimulatedPageCache>(random_, table_, plan, files_, *page_cache_,
+                                                      pages_fail_, page_failures_);
+    pages_ = pages.get();
+    return pages;
+  }
+
+  /// While leases may be out, and nobody waits.
+  void change_budget() {
+    if (loop_failed_ || device_->broken()) return;
+    staging_->loop().stop();
+    for (int round = 0; !staging_->loop().drained(); ++round) {
+      if (round > kPatience) throw Failure("draining before a change of the budget does not end");
+      device_->advance();
+      step_loop();
+      if (loop_failed_) return;
+    }
+    outside_is_there_ = outside_is_there_ || staging_->loop().outside_is_there();
+    pages_ = nullptr;
+    staging_->retire();
+    const Budget least = least_budget(options_);
+    const Budget held{.gpu = gpu_->used_bytes() - outside_reservation_.bytes(),
+                      .pinned = pinned_->used_bytes(),
+                      .page_cache = page_cache_->used_bytes()};
+    if (std::ranges::none_of(callers_, [](const Caller& c) { return !c.holds.empty(); }) &&
+        held != Budget{}) {
+      throw Failure("memory is held though no lease is out");
+    }
+    // What is left beside the leases of before must do.
+    Budget room = least;
+    room.gpu += below(layers() + 2) * (least.gpu - outside_reservation_.bytes());
+    room.pinned += below(4) * options_.request_bytes;
+    if (chance(50)) room.page_cache = below(layers() * 20'000);
+    gpu_->set_limit(room.gpu + held.gpu);
+    pinned_->set_limit(room.pinned + held.pinned);
+    page_cache_->set_limit(room.page_cache + held.page_cache);
+    begin_staging(make_plan(table_, room, {}, options_), staging_->generation() + 1);
+    ++outcome_.budget_changes;
+    ++progress_;
+  }
+
+  void check_budgets() const {
+    if (device_->live_bytes() > gpu_->used_bytes()) throw Failure("device memory that nobody has reserved");
+    if (gpu_->used_bytes() > gpu_->limit_bytes()) throw Failure("more device memory than the gpu budget");
+    if (pinned_->used_bytes() > pinned_->limit_bytes())
+      throw Failure("more host memory than the pinned budget");
+    if (staging_->plan().page_cache.bytes() > page_cache_->limit_bytes()) {
+      throw Failure("more pages than the page_cache budget");
+    }
   }
 
   Budget least_budget(const PlanOptions& options) {
@@ -202,11 +255,11 @@ class World {
     if (loop_failed_) return;
     failures_heard_ = storage_->failures().size();  // the step begins with what the one before collected
     try {
-      loop_->step();
+      staging_->loop().step();
     } catch (const Error& error) {
       if (!device_->broken() || error.errc() != Errc::kDeviceFailed) throw;
       loop_failed_ = true;
-      hand_off_->fail_for_good(std::current_exception());
+      staging_->hand_off().fail_for_good(std::current_exception());
     }
     if (storage_->in_flight() > storage_->limits().max_in_flight) throw Failure("storage is over its depth");
     check_blocks_reading();
@@ -223,11 +276,15 @@ class World {
     ++progress_;
     --actions_left_;
     if (breaks_down_at_ != 0 && actions_left_ == breaks_down_at_) device_->break_down();
+    if (chance(2) &&
+        std::ranges::none_of(callers_, [](const Caller& c) { return c.waits_for.has_value(); })) {
+      return change_budget();
+    }
     const std::uint64_t kind = below(100);
     if (kind < 5) {
       begin_pass();
     } else if (kind < 8) {
-      (void)hand_off_->end_pass();
+      (void)staging_->hand_off().end_pass();
     } else if (kind < 15) {
       try_acquire(caller, layers());
     } else if (kind < 30) {
@@ -248,13 +305,13 @@ class World {
         schedule.push_back(static_cast<std::uint32_t>(below(layers())));
       }
     }
-    hand_off_->begin_pass(schedule, chance(70));
+    staging_->hand_off().begin_pass(schedule, chance(70));
     walk_ = 0;
   }
 
   void try_acquire(Caller& caller, std::uint32_t layer) {
     try {
-      if (const auto grant = hand_off_->try_acquire(layer)) return use(caller, layer, *grant);
+      if (const auto grant = staging_->hand_off().try_acquire(layer)) return use(caller, layer, *grant);
     } catch (const Error& error) {
       if (error.errc() == Errc::kReadFailed && !anyone_waits_for(layer)) {
         throw Failure(fmt::format("an error of layer {} was kept though nobody waited for it", layer));
@@ -262,14 +319,14 @@ class World {
       return check_refusal(layer, error);
     }
     if (!anyone_waits_for(layer)) failures_before_wait_[layer] = failures_heard_;
-    hand_off_->begin_wait(layer);
+    staging_->hand_off().begin_wait(layer);
     caller.waits_for = layer;
   }
 
   void try_end_wait(Caller& caller, std::uint32_t layer) {
     std::optional<HandOff::Grant> grant;
     try {
-      grant = hand_off_->try_end_wait(layer);
+      grant = staging_->hand_off().try_end_wait(layer);
     } catch (const Error& error) {
       wait_is_over(caller);
       return check_refusal(layer, error);
@@ -281,7 +338,7 @@ class World {
 
   /// Its deadline has passed, or it was cancelled.
   void give_up_waiting(Caller& caller) {
-    hand_off_->end_wait(*caller.waits_for);
+    staging_->hand_off().end_wait(*caller.waits_for);
     wait_is_over(caller);
   }
 
@@ -297,20 +354,26 @@ class World {
   void use(Caller& caller, std::uint32_t layer, const HandOff::Grant& grant) {
     ++progress_;
     ++outcome_.leases;
+    std::vector<const std::byte*> tensors;  // where they lie now: freeing waits for the work below
+    const Layer& specs = layer == layers() ? table_.outside : table_.layers[layer];
+    for (std::size_t i = 0; i < specs.tensors.size(); ++i) {
+      tensors.push_back(staging_->tensor(layer, grant.place, i).data);
+    }
+    const auto check = [this, layer, tensors, mapped = pages_ ? pages_->mapped() : nullptr] {
+      check_bytes(layer, tensors);
+    };
     std::vector<Stream> streams{SimulatedDevice::stream(below(SimulatedDevice::kStreams))};
     if (chance(20)) streams.push_back(SimulatedDevice::stream(below(SimulatedDevice::kStreams)));
     for (const Stream stream : streams) {
       for (const Event* ready : {grant.ready.streamed, grant.ready.staying}) {
         if (ready != nullptr) ready->make_wait(stream);
       }
-      const std::uint32_t place = grant.place;
-      device_->compute(
-          stream, [=, this] { check_bytes(layer, place); }, [=, this] { check_bytes(layer, place); });
+      device_->compute(stream, check, check);
     }
     if (layer == layers()) {
-      hand_off_->release(grant.place, {});
+      staging_->hand_off().release(grant.place, {});
     } else {
-      caller.holds.push_back({layer, grant.place, std::move(streams)});
+      caller.holds.push_back({staging_, layer, grant.place, std::move(streams)});
     }
   }
 
@@ -319,28 +382,12 @@ class World {
     std::swap(caller.holds[below(caller.holds.size())], caller.holds.back());
     const Holding held = std::move(caller.holds.back());
     caller.holds.pop_back();
-    hand_off_->release(held.place, held.streams);
+    held.staging->release(held.place, held.streams);
   }
 
   // --- What must hold ---
 
-  const std::byte* place_of(std::uint32_t layer, std::uint32_t place, std::size_t tensor) const {
-    const std::byte* const staying = staying_.data();
-    if (layer == layers()) return staying + plan_.outside.tensor_offsets[tensor];
-    switch (plan_.homes[layer][tensor]) {
-      case TensorHome::kResident:
-        return staying + plan_.resident_offset(layer) + plan_.residents[layer].tensor_offsets[tensor];
-      case TensorHome::kMapped: {
-        const auto& extent = std::get<FileExtent>(table_.layers[layer].tensors[tensor].source);
-        return pages_->address(extent.file, extent.offset);
-      }
-      case TensorHome::kSlot:
-        break;
-    }
-    return slots_->address(place) + plan_.layers[layer].tensor_offsets[tensor];
-  }
-
-  void check_bytes(std::uint32_t layer_index, std::uint32_t place) {
+  void check_bytes(std::uint32_t layer_index, const std::vector<const std::byte*>& tensors) {
     if (loop_failed_) return;  // the device has failed: what is on it is lost
     const bool is_outside = layer_index == layers();
     const Layer& layer = is_outside ? table_.outside : table_.layers[layer_index];
@@ -351,25 +398,25 @@ class World {
                                          : std::get<const std::byte*>(tensor.source);
       ++outcome_.tensors_checked;
       if (tensor.bytes == 0) continue;
-      if (std::memcmp(place_of(layer_index, place, i), expected, tensor.bytes) != 0) {
-        throw Failure(fmt::format("{} has wrong bytes in place {}", layer.full_name(tensor), place));
+      if (std::memcmp(tensors[i], expected, tensor.bytes) != 0) {
+        throw Failure(fmt::format("{} has wrong bytes", layer.full_name(tensor)));
       }
     }
   }
 
   /// Or storage would idle while all of the ring is copied.
   void check_blocks_reading() {
-    const std::byte* begin = ring_->memory().data();
-    const std::byte* end = begin + plan_.ring.bytes();
+    const RingShape& ring = staging_->plan().ring;
+    const std::byte* begin = staging_->ring()->memory().data();
+    const std::byte* end = begin + ring.bytes();
     std::set<std::ptrdiff_t> reading;
     for (const SimulatedStorage::RawRead& read : storage_->under_way()) {
       const std::byte* at = read.destination.data();
       if (begin <= at && at < end) {
-        reading.insert((at - begin) / static_cast<std::ptrdiff_t>(plan_.ring.block_bytes));
+        reading.insert((at - begin) / static_cast<std::ptrdiff_t>(ring.block_bytes));
       }
     }
-    if (reading.size() > (plan_.ring.blocks + 1) / 2)
-      throw Failure("more than half the ring is read at once");
+    if (reading.size() > (ring.blocks + 1) / 2) throw Failure("more than half the ring is read at once");
   }
 
   void check_refusal(std::uint32_t layer, const Error& error) {
@@ -377,7 +424,7 @@ class World {
       case Errc::kReadFailed:
         return check_read_error(layer, error);
       case Errc::kFileChanged:
-        if (pages_ && pages_->failures(layer) > 0) return;
+        if (page_failures_[layer] > 0) return;
         throw Failure("an acquire says that pages failed, which they did not");
       case Errc::kTooManyLeases:
         return check_too_many(layer);
@@ -416,6 +463,7 @@ class World {
     std::set<std::uint32_t> leased;
     for (const Caller& caller : callers_) {
       for (const Holding& held : caller.holds) {
+        if (held.staging != staging_) continue;
         if (held.layer == layer) throw Failure(fmt::format("layer {} is leased, and was refused", layer));
         leased.insert(held.place);
       }
@@ -428,17 +476,18 @@ class World {
   }
 
   void finish() {
-    if (hand_off_->leases() != 0) throw Failure("leases are out though all were released");
-    loop_->stop();
-    for (int round = 0; !loop_failed_ && !(loop_->drained() && device_->idle()); ++round) {
+    if (staging_->hand_off().leases() != 0) throw Failure("leases are out though all were released");
+    staging_->loop().stop();
+    for (int round = 0; !loop_failed_ && !(staging_->loop().drained() && device_->idle()); ++round) {
       if (round > kPatience) throw Failure("draining does not end");
       device_->advance();
       step_loop();
     }
     if (loop_failed_) return drain_storage();
     step_loop();
-    if (ring_->free_blocks() != plan_.ring.blocks) throw Failure("ring blocks were not given back");
-    const PassStats total = hand_off_->total();
+    if (staging_->ring()->free_blocks() != staging_->plan().ring.blocks)
+      throw Failure("ring blocks were not given back");
+    const PassStats total = staging_->hand_off().total();
     if (total.layers > outcome_.leases) throw Failure("more leases were counted than given");
   }
 
@@ -457,22 +506,23 @@ class World {
   std::shared_ptr<const MemoryFiles> files_;
   std::vector<std::vector<std::byte>> in_memory_;
   LayerTable table_;
-  Plan plan_;
+  PlanOptions options_;
+  bool stable_slots_ = false;
+  bool pages_fail_ = false;
+  std::vector<std::uint64_t> page_failures_;  // by layer
   SlotRule rule_{};
   SimulatedClock clock_;
 
   std::optional<TierBudget> gpu_;
   std::optional<TierBudget> pinned_;
+  std::optional<TierBudget> page_cache_;
   std::optional<SimulatedDevice> device_;
   std::optional<SimulatedStorage> storage_;
-  std::optional<SimulatedPageCache> pages_;
-  Reservation staying_reservation_;
-  DeviceMemory staying_;
-  std::optional<PinnedRing> ring_;
-  std::optional<SlotArena> slots_;
-  std::unique_ptr<CopyQueue> copies_;
-  std::optional<HandOff> hand_off_;
-  std::optional<StagingLoop> loop_;
+  Reservation outside_reservation_;
+  DeviceMemory outside_;
+  bool outside_is_there_ = false;
+  std::shared_ptr<Staging> staging_;
+  SimulatedPageCache* pages_ = nullptr;  // of staging_
 
   std::vector<Caller> callers_;
   std::size_t failures_heard_ = 0;                 // by the loop, of storage's

@@ -20,6 +20,7 @@ struct Outcome {
   std::uint64_t read_errors = 0;
   std::uint64_t too_many_leases = 0;
   std::uint64_t device_failures = 0;
+  std::uint64_t budget_changes = 0;
 };
 
 /// What the staging loop did wrong.
@@ -31,7 +32,7 @@ class Failure : public std::runtime_error {
 /// Makes a model, budgets, storage, a device and callers out of `seed`, and drives the staging loop through
 /// one interleaving of all of them, single-threaded: storage completes in any order, late, short or with
 /// errors; copies and compute finish late; callers lease in and out of order, hold several leases, skip,
-/// repeat, abandon passes and give up waiting; the device may fail.
+/// repeat, abandon passes and give up waiting; budgets change; the device may fail.
 ///
 /// Checks that every tensor has the right bytes at the beginning and end of each use on its stream, that
 /// errors surface at the acquire of the layer they hit with file, tensor and offset, that a lease is refused

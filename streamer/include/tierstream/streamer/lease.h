@@ -12,6 +12,7 @@
 
 namespace tierstream {
 
+class Staging;
 class StreamerCore;
 
 /// A tensor where it lies on the device. `spec` and memory belong to the lease (or streamer) it came from.
@@ -34,6 +35,8 @@ class Lease {
 
   std::size_t index() const noexcept { return layer_; }
   const Layer& layer() const noexcept;
+  /// Addresses are stable per layer, slot and generation: each change of the budget begins another.
+  std::uint64_t generation() const noexcept;
   /// The slot that holds what is streamed of the layer; `plan().slots` where nothing is.
   std::uint32_t slot() const noexcept;
 
@@ -48,9 +51,13 @@ class Lease {
 
  private:
   friend class Streamer;
-  Lease(std::shared_ptr<StreamerCore> core, std::uint32_t layer, std::uint32_t place, Stream stream);
+  Lease(std::shared_ptr<StreamerCore> core, std::shared_ptr<Staging> staging, std::uint32_t layer,
+        std::uint32_t place, Stream stream);
 
-  std::shared_ptr<StreamerCore> core_;  // shared: a lease may outlive the Streamer
+  void record(std::chrono::nanoseconds end) const noexcept;
+
+  std::shared_ptr<StreamerCore> core_;  // shared: a lease may outlive the Streamer ...
+  std::shared_ptr<Staging> staging_;    // ... and a change of the budget
   std::uint32_t layer_;
   std::uint32_t place_;
   Stream stream_;

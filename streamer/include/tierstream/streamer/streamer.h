@@ -68,8 +68,9 @@ class Pass;
 ///
 /// One staging thread owns all streaming state; it starts with the constructor and begins at once with the
 /// tensors outside the layers and the first layers.
-/// Threads: all members may be called from any thread, except that passes are not nested or concurrent and
-/// `close` and the destructor are called once nobody is in another member.
+/// Threads: all members may be called from any thread, except that passes are not nested or concurrent, and
+/// that `set_budget`, `park`, `resume`, `close` and the destructor are called while nobody is in another
+/// member; leases may be out, and end on any thread.
 /// Errors: the constructor throws Error (budget too small, file changed, ...) before it holds anything. A
 /// read or copy that failed surfaces at the `acquire` of the layer it hit, naming file, tensor and offset;
 /// the next acquire tries again. After a device error every acquire throws that first error.
@@ -84,7 +85,7 @@ class Streamer {
 
   std::size_t layer_count() const noexcept;
   const LayerTable& table() const noexcept;
-  const Plan& plan() const noexcept;
+  const Plan& plan() const noexcept;  ///< until the budget changes
   Device& device() const noexcept;
 
   /// Waits until the layer's copies are queued and makes `options.stream` wait for them. Any order; one off
@@ -95,7 +96,7 @@ class Streamer {
   /// A walk over the layers. It wraps: its last layers are used while the first ones of the next pass arrive.
   Pass pass(PassOptions options = {});
 
-  /// A tensor outside the layers; waits until it has arrived. Valid until `close`.
+  /// A tensor outside the layers; waits until it has arrived. Valid until `close` or `park`.
   /// Throws Error kTensorMissing, or the error of its read.
   TensorView outside(std::string_view name, const AcquireOptions& options = {});
 
@@ -106,6 +107,21 @@ class Streamer {
   PageCacheStatus page_cache_status() const;
   /// Why the ring is not registered for DMA; empty when it is.
   std::string registration_refusal() const;
+
+  /// Counts the plans: addresses within layers hold for one generation.
+  std::uint64_t generation() const noexcept;
+  /// From now on the tiers hold no more than `budget`: what no lease uses goes back before this returns, the
+  /// rest when its lease ends (and the work on its stream). Between passes, or within one. Layers are loaded
+  /// anew as they come by; tensors outside the layers stay where they are. Returns what leases still hold.
+  /// Errors: kBudgetTooSmall, and nothing has changed; kOutOfMemory where the machine has less, after which
+  /// nothing is staged until another budget is set. While leases leave too little for the next layer,
+  /// `acquire` throws kTooManyLeases.
+  Budget set_budget(const Budget& budget);
+  /// Gives all memory back but the plan, as `set_budget` does; tensors outside the layers go, too, and are to
+  /// be asked for again. Acquiring throws kClosed until `resume`. Returns what leases still hold.
+  Budget park();
+  /// Goes on after `park`. Idempotent.
+  void resume();
 
   /// Ends staging and frees the memory of every tier. Throws Error kLeasesOutstanding when leases are out.
   /// The destructor does the same, but leaves the memory to the last lease. Idempotent.

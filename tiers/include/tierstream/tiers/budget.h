@@ -16,6 +16,8 @@ struct Budget {
   std::uint64_t pinned = 0;      ///< the ring, and residents in host memory
   std::uint64_t page_cache = 0;  ///< file pages that the program keeps
 
+  bool operator==(const Budget&) const = default;
+
   /// Parses e.g. "gpu=6GiB,pinned=512MiB,page_cache=0"; a tier left out is 0.
   /// Throws Error kInvalidBudget for an unknown tier or unit, a tier named twice, or an overflow.
   static Budget parse(std::string_view text);
@@ -55,7 +57,7 @@ class Reservation {
 };
 
 /// One tier's budget: bytes are held by Reservations and never counted by hand, so the sum cannot exceed the
-/// limit. Outlives its reservations. Threads: any.
+/// limit that stood when they were made. Outlives its reservations. Threads: any.
 class TierBudget {
  public:
   /// `name` is what messages call the tier: "gpu", "pinned", "page_cache".
@@ -67,7 +69,9 @@ class TierBudget {
   /// Throws Error kBudgetTooSmall: `purpose`, what it needs, and what is left.
   Reservation reserve(std::uint64_t bytes, std::string_view purpose);
 
-  std::uint64_t limit_bytes() const noexcept { return limit_bytes_; }
+  /// A limit below what is held takes nothing away: it lets nobody reserve more until enough was given back.
+  void set_limit(std::uint64_t bytes) noexcept { limit_bytes_.store(bytes, std::memory_order_relaxed); }
+  std::uint64_t limit_bytes() const noexcept { return limit_bytes_.load(std::memory_order_relaxed); }
   std::uint64_t used_bytes() const noexcept { return used_bytes_.load(std::memory_order_relaxed); }
   std::uint64_t peak_bytes() const noexcept { return peak_bytes_.load(std::memory_order_relaxed); }
 
@@ -76,7 +80,7 @@ class TierBudget {
   void give_back(std::uint64_t bytes) noexcept;
 
   std::string name_;
-  std::uint64_t limit_bytes_;
+  std::atomic<std::uint64_t> limit_bytes_;
   std::atomic<std::uint64_t> used_bytes_ = 0;
   std::atomic<std::uint64_t> peak_bytes_ = 0;
 };

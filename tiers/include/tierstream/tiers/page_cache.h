@@ -14,6 +14,14 @@
 
 namespace tierstream {
 
+struct PageCacheStatus {
+  std::string lock_refusal;          ///< why pages are not locked (mlock); empty: all are
+  std::string registration_refusal;  ///< why some are not registered for DMA; empty: all are
+  std::uint64_t locked_bytes = 0;
+  std::uint64_t registered_bytes = 0;
+  std::uint64_t lost_bytes = 0;  ///< found gone from the page cache, and read again
+};
+
 /// File pages that the program keeps, as the staging loop sees them: mapped memory that becomes ready layer
 /// by layer. Threads: one, the staging thread, where a member does not say otherwise.
 class PageCache {
@@ -32,14 +40,11 @@ class PageCache {
   virtual std::uint64_t take_read_bytes(std::uint32_t layer) noexcept = 0;
   /// Where the file's byte at `offset`, of a chunk that the plan keeps, is mapped; any thread.
   virtual const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept = 0;
-};
 
-struct PageCacheStatus {
-  std::string lock_refusal;          ///< why pages are not locked (mlock); empty: all are
-  std::string registration_refusal;  ///< why some are not registered for DMA; empty: all are
-  std::uint64_t locked_bytes = 0;
-  std::uint64_t registered_bytes = 0;
-  std::uint64_t lost_bytes = 0;  ///< found gone from the page cache, and read again
+  /// Throws Error kFileChanged for a file that was written to or cut since the table was made. Any thread.
+  virtual void check_files() const = 0;
+  /// Any thread.
+  virtual PageCacheStatus status() const = 0;
 };
 
 /// The page-cache tier: reads the plan's chunks once into the page cache, by several threads, maps them
@@ -66,10 +71,9 @@ class FilePageCache final : public PageCache {
   std::uint64_t take_read_bytes(std::uint32_t layer) noexcept override;
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override;
 
-  /// Throws Error kFileChanged for a file that was written to or cut since the table was made: its size and
-  /// time of change are compared.
-  void check_files() const;
-  PageCacheStatus status() const;
+  /// Compares sizes and times of change.
+  void check_files() const override;
+  PageCacheStatus status() const override;
 
  private:
   class Loader;

@@ -59,12 +59,6 @@ struct Plan {
   /// False: the layer has nothing to stream and takes no slot.
   bool needs_slot(std::size_t layer) const { return layers[layer].slot_bytes != 0; }
   std::size_t streamed_layers() const;
-  /// Device memory of all that stays: the outside, then the residents.
-  std::uint64_t staying_bytes() const { return outside.slot_bytes + resident_bytes; }
-  /// Where a layer's residents begin in it.
-  std::uint64_t resident_offset(std::size_t layer) const {
-    return outside.slot_bytes + resident_offsets[layer];
-  }
   /// All layers fit beside each other in the slots: nothing moves after the first pass.
   bool all_stay() const { return streamed_layers() <= slots; }
 

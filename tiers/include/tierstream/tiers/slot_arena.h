@@ -12,7 +12,7 @@
 
 namespace tierstream {
 
-/// Device memory cut into equal slots at stable addresses. Each slot holds the streamed part of one layer
+/// Equal slots of device memory at stable addresses. Each slot holds the streamed part of one layer
 /// while the layer is in use.
 ///
 /// A slot given back is handed out again only after its fences: the points, one per stream, up to which work
@@ -51,12 +51,15 @@ class SlotArena {
 
   std::uint32_t slots() const noexcept { return static_cast<std::uint32_t>(states_.size()); }
   std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }
-  std::byte* address(std::uint32_t index) const noexcept { return memory_.data() + index * slot_bytes_; }
-  std::span<std::byte> memory() const noexcept { return {memory_.data(), memory_.bytes()}; }
+  std::byte* address(std::uint32_t index) const noexcept { return states_[index].memory.data(); }
+  std::span<std::byte> memory(std::uint32_t index) const noexcept { return {address(index), slot_bytes_}; }
   /// True when a slot was given back and waits for a fence.
   bool fences_pending() const;
   /// Leaves the memory to leak when destroyed: a read or copy that never ended may still write to it.
-  void abandon_memory() noexcept { memory_.abandon(); }
+  void abandon_memory() noexcept;
+  /// Frees the memory of one slot, for good, and gives its bytes back; nothing is under way into it. Work
+  /// that is queued on the device and still reads it is waited for by the device. Idempotent.
+  void free_memory(std::uint32_t index) noexcept;
 
  private:
   struct Fence {
@@ -65,6 +68,8 @@ class SlotArena {
   };
   /// Fences are kept, one per stream that ever used the slot, and recorded anew: a steady pass makes none.
   struct State {
+    Reservation reservation;
+    DeviceMemory memory;
     bool taken = false;
     std::vector<Fence> fences;
   };
@@ -72,8 +77,6 @@ class SlotArena {
 
   Device& device_;
   std::uint64_t slot_bytes_;
-  Reservation reservation_;
-  DeviceMemory memory_;
   std::vector<State> states_;
 };
 

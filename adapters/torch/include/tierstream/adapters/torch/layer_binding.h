@@ -73,6 +73,7 @@ class LayerBinding {
   };
   struct LayerState {
     std::vector<BoundWeight> weights;
+    std::uint64_t generation = 0;                        ///< of the streamer's plan that the views belong to
     std::vector<std::vector<at::Tensor>> views_by_slot;  ///< empty until the layer has been in the slot
     std::uint32_t leases = 0;
   };

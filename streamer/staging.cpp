@@ -1,0 +1,141 @@
+#include "staging.h"
+
+#include <fmt/format.h>
+#include <tierstream/io/error.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+namespace tierstream {
+namespace {
+
+std::vector<std::uint8_t> slots_needed(const Plan& plan) {
+  std::vector<std::uint8_t> needed(plan.layers.size());
+  for (std::size_t i = 0; i < needed.size(); ++i) needed[i] = plan.needs_slot(i);
+  return needed;
+}
+
+bool any_lands(const Plan& plan) {
+  const auto lands = [](const LayerLayout& layout) { return !layout.landings.empty(); };
+  return lands(plan.outside) || std::ranges::any_of(plan.layers, lands) ||
+         std::ranges::any_of(plan.residents, lands);
+}
+
+}  // namespace
+
+Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generation, std::byte* outside,
+                 bool outside_is_there)
+    : ground_(ground),
+      plan_(std::move(plan)),
+      generation_(generation),
+      outside_(outside),
+      reads_land_(any_lands(plan_)),
+      pages_(plan_.page_cache.empty() ? nullptr : ground.make_pages(plan_)),
+      residents_reservation_(ground.gpu.reserve(plan_.resident_bytes, "residents")),
+      residents_(ground.device.allocate(plan_.resident_bytes)),
+      ring_(std::in_place, ground.device, ground.pinned, plan_.ring),
+      registration_refusal_(ring_->registration_refusal()),
+      slots_(ground.device, ground.gpu, plan_.slot_bytes, plan_.slots),
+      copies_(ground.device.make_copy_queue([storage = &ground.storage] { storage->wake(); })),
+      hand_off_(
+          slots_needed(plan_), {plan_.slots, ground.stable_slots}, slots_, ground.clock,
+          [storage = &ground.storage] { storage->wake(); }, ground.trace),
+      loop_({.table = ground.table,
+             .plan = plan_,
+             .storage = ground.storage,
+             .device = ground.device,
+             .copies = *copies_,
+             .ring = *ring_,
+             .slots = slots_,
+             .outside_memory = outside,
+             .outside_is_there = outside_is_there,
+             .resident_memory = residents_.data(),
+             .page_cache = pages_.get(),
+             .hand_off = hand_off_,
+             .rule = {plan_.slots, ground.stable_slots},
+             .trace = ground.trace}) {}
+
+void Staging::register_memory(bool with_slots) {
+  if (plan_.ring.blocks != 0) ground_.storage.register_memory(ring_->memory());
+  if (!reads_land_ || !with_slots) return;
+  for (std::uint32_t slot = 0; slot < plan_.slots; ++slot)
+    ground_.storage.register_memory(slots_.memory(slot));
+  ground_.storage.register_memory({outside_, plan_.outside.slot_bytes});
+  ground_.storage.register_memory({residents_.data(), residents_.bytes()});
+}
+
+/// In the order in which memory is used: finding and clearing the pages of a whole gpu budget before the
+/// first read would keep the first layer waiting.
+void Staging::populate(const std::stop_token& stop) noexcept {
+  constexpr std::size_t kStep = 32u << 20;
+  const auto populate_all = [&](std::span<std::byte> rest) {
+    while (!rest.empty() && !stop.stop_requested()) {
+      const std::size_t bytes = std::min(kStep, rest.size());
+      ground_.device.populate(rest.first(bytes));
+      rest = rest.subspan(bytes);
+    }
+  };
+  for (std::uint32_t slot = 0; slot < plan_.slots; ++slot) populate_all(slots_.memory(slot));
+  populate_all({residents_.data(), residents_.bytes()});
+}
+
+TensorView Staging::tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const {
+  const bool is_outside = layer == ground_.table.layers.size();
+  const Layer& specs = is_outside ? ground_.table.outside : ground_.table.layers[layer];
+  if (index >= specs.tensors.size()) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("tensor {} of {}: there are {}", index, specs.name, specs.tensors.size()));
+  }
+  const TensorSpec& spec = specs.tensors[index];
+  if (is_outside) return {&spec, outside_ + plan_.outside.tensor_offsets[index]};
+  switch (plan_.homes[layer][index]) {
+    case TensorHome::kMapped: {
+      const auto& extent = std::get<FileExtent>(spec.source);
+      return {&spec, const_cast<std::byte*>(pages_->address(extent.file, extent.offset))};
+    }
+    case TensorHome::kResident:
+      return {&spec, residents_.data() + plan_.resident_offsets[layer] +
+                         plan_.residents[layer].tensor_offsets[index]};
+    case TensorHome::kSlot:
+      break;
+  }
+  if (!plan_.needs_slot(layer)) return {&spec, outside_};  // no bytes, in a layer that takes no slot
+  return {&spec, slots_.address(place) + plan_.layers[layer].tensor_offsets[index]};
+}
+
+void Staging::release(std::uint32_t place, std::span<const Stream> streams) {
+  for (const Stream stream : streams) ground_.device.refuse_capture(stream);
+  hand_off_.release(place, streams);
+  if (is_retired_) free_unleased();
+}
+
+void Staging::drop(std::uint32_t place, std::exception_ptr error) noexcept {
+  hand_off_.drop(place, std::move(error));
+  if (is_retired_) free_unleased();
+}
+
+void Staging::retire() noexcept {
+  is_retired_ = true;
+  free_unleased();
+}
+
+void Staging::free_unleased() noexcept {
+  const std::scoped_lock lock(freeing_);
+  ring_.reset();
+  for (std::uint32_t slot = 0; slot < plan_.slots; ++slot) {
+    if (!hand_off_.is_leased(slot)) slots_.free_memory(slot);
+  }
+  if (hand_off_.leases() != 0) return;
+  residents_ = {};
+  residents_reservation_ = {};
+  pages_.reset();
+}
+
+void Staging::leave_to_leak() noexcept {
+  ring_->abandon_memory();
+  slots_.abandon_memory();
+  residents_.abandon();
+}
+
+}  // namespace tierstream

@@ -1,0 +1,104 @@
+#pragma once
+
+#include <tierstream/io/layer_table.h>
+#include <tierstream/io/storage_backend.h>
+#include <tierstream/streamer/lease.h>
+#include <tierstream/tiers/budget.h>
+#include <tierstream/tiers/device.h>
+#include <tierstream/tiers/page_cache.h>
+#include <tierstream/tiers/pinned_ring.h>
+#include <tierstream/tiers/plan.h>
+#include <tierstream/tiers/slot_arena.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "clock.h"
+#include "hand_off.h"
+#include "staging_loop.h"
+#include "trace_recorder.h"
+
+namespace tierstream {
+
+/// What outlives each Staging.
+struct StagingGround {
+  const LayerTable& table;
+  StorageBackend& storage;  ///< has opened the table's files
+  Device& device;
+  TierBudget& gpu;
+  TierBudget& pinned;
+  TierBudget& page_cache;
+  /// Makes the page-cache tier of a plan that keeps pages.
+  std::function<std::unique_ptr<PageCache>(const Plan&)> make_pages;
+  const Clock& clock;
+  TraceRecorder trace;
+  bool stable_slots;
+};
+
+/// All that one plan holds and moves: the memory of each tier but that of the tensors outside the layers, and
+/// the loop over it. Another budget makes another Staging; leases keep theirs alive.
+/// Threads: as its parts; `release` any.
+class Staging {
+ public:
+  /// `outside`: memory of the device, for the tensors outside the layers.
+  Staging(const StagingGround& ground, Plan plan, std::uint64_t generation, std::byte* outside,
+          bool outside_is_there);
+
+  const Plan& plan() const noexcept { return plan_; }
+  std::uint64_t generation() const noexcept { return generation_; }
+  HandOff& hand_off() noexcept { return hand_off_; }
+  StagingLoop& loop() noexcept { return loop_; }
+  /// Null once retired.
+  const PinnedRing* ring() const noexcept { return ring_ ? &*ring_ : nullptr; }
+  /// Null where the plan keeps no pages, and once retired.
+  const PageCache* pages() const noexcept { return pages_.get(); }
+  const std::string& registration_refusal() const noexcept { return registration_refusal_; }
+  bool reads_land() const noexcept { return reads_land_; }
+
+  TensorView tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const;
+
+  /// Tells the storage where reads will land; a refusal shows in its path.
+  void register_memory(bool with_slots);
+  /// Finds pages for what the device finds only at the first touch, until `stop` is set.
+  void populate(const std::stop_token& stop) noexcept;
+
+  void release(std::uint32_t place, std::span<const Stream> streams);
+  void drop(std::uint32_t place, std::exception_ptr error) noexcept;
+
+  /// Once nothing is under way: frees all that no lease uses, now, and the rest as leases end.
+  void retire() noexcept;
+  bool is_retired() const noexcept { return is_retired_; }
+  /// Something is still under way and does not end: its memory is never freed.
+  void leave_to_leak() noexcept;
+
+ private:
+  void free_unleased() noexcept;
+
+  const StagingGround ground_;
+  const Plan plan_;
+  const std::uint64_t generation_;
+  std::byte* const outside_;
+  const bool reads_land_;
+  std::unique_ptr<PageCache> pages_;
+  Reservation residents_reservation_;
+  DeviceMemory residents_;
+  std::optional<PinnedRing> ring_;
+  std::string registration_refusal_;
+  SlotArena slots_;
+  std::unique_ptr<CopyQueue> copies_;
+  HandOff hand_off_;
+  StagingLoop loop_;
+
+  std::mutex freeing_;
+  std::atomic<bool> is_retired_ = false;
+};
+
+}  // namespace tierstream

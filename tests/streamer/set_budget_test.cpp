@@ -1,0 +1,174 @@
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <tierstream/io/error.h>
+#include <tierstream/io/file_backends.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cpu_device.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "small_model.h"
+#include "support/test_files.h"
+#include "support/thrown.h"
+
+namespace tierstream {
+namespace {
+
+using ::testing::HasSubstr;
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+/// A model in a file, through the ring and with reads that land.
+class SetBudgetTest : public ::testing::TestWithParam<bool> {
+ protected:
+  SetBudgetTest() {
+    model_.table.open_storage = [] { return make_file_backend(); };
+    const std::unique_ptr<StorageBackend> storage = model_.table.open_storage();
+    model_.table.files = {{path_, storage->info(storage->open(path_))}};
+  }
+
+  Streamer make(const Budget& budget) {
+    return {model_.table,
+            {.device = make_cpu_device({.reads_land = GetParam()}), .budget = budget, .warn = {}}};
+  }
+  /// `layers` layers' worth of device memory beside the outside.
+  Budget budget_of(std::uint64_t layers, std::uint64_t page_cache = 0) const {
+    return {.gpu = kMiB + 8192 + layers * (3 * kMiB + 32768), .pinned = 4 * kMiB, .page_cache = page_cache};
+  }
+  void walk(Streamer& streamer) {
+    for (const Lease& layer : streamer.pass()) EXPECT_TRUE(model_.has_right_bytes(layer)) << layer.index();
+  }
+
+  SmallModel model_{6, kMiB, GetParam() ? 0u : 8u};
+  const TemporaryDirectory directory_;
+  const std::string path_ = directory_.write("model", model_.content_of("model"));
+};
+INSTANTIATE_TEST_SUITE_P(, SetBudgetTest, ::testing::Bool(), name_of_mode);
+
+TEST_P(SetBudgetTest, GrowsAndShrinksBetweenPasses) {
+  Streamer streamer = make(budget_of(1));
+  walk(streamer);
+  for (const std::uint64_t layers : {6u, 2u, 4u, 1u}) {
+    EXPECT_EQ(streamer.set_budget(budget_of(layers)), Budget{}) << "no lease is out";
+    EXPECT_LE(streamer.plan().used.gpu, budget_of(layers).gpu);
+    walk(streamer);
+    walk(streamer);
+    EXPECT_EQ(streamer.stats().last_pass.bytes.disk, streamer.plan().disk_bytes);
+  }
+  EXPECT_EQ(streamer.stats().passes, 9u);
+  EXPECT_EQ(streamer.generation(), 5u);
+}
+
+TEST_P(SetBudgetTest, MovesBytesBetweenTheTiers) {
+  Streamer streamer = make(budget_of(3));
+  walk(streamer);
+  streamer.set_budget(budget_of(3, 9 * kMiB));
+  walk(streamer);
+  walk(streamer);
+  EXPECT_GT(streamer.stats().last_pass.bytes.page_cache, 6 * kMiB);
+  streamer.set_budget(budget_of(3));
+  walk(streamer);
+  EXPECT_EQ(streamer.stats().last_pass.bytes.page_cache, 0u);
+}
+
+TEST_P(SetBudgetTest, TensorsOutsideTheLayersStayWhereTheyAre) {
+  Streamer streamer = make(budget_of(2));
+  const TensorView before = streamer.outside("embedding");
+  streamer.set_budget(budget_of(5));
+  const TensorView after = streamer.outside("embedding");
+  EXPECT_EQ(after.data, before.data);
+  EXPECT_TRUE(model_.has_right_bytes(after));
+}
+
+TEST_P(SetBudgetTest, LeasesKeepTheirBytesAndSayWhatTheyHold) {
+  Streamer streamer = make(budget_of(3));
+  std::optional<Lease> held = streamer.acquire(1);
+  const Budget outstanding = streamer.set_budget(budget_of(2));
+  EXPECT_GE(outstanding.gpu, 3 * kMiB);
+  EXPECT_LT(outstanding.gpu, 4 * kMiB) << "its slot alone";
+  EXPECT_EQ(outstanding.pinned, 0u);
+  EXPECT_TRUE(model_.has_right_bytes(*held));
+  EXPECT_EQ(streamer.plan().slots, 1u) << "the other slot's bytes are still taken";
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(4)));
+  EXPECT_NE(held->generation(), streamer.generation());
+  held.reset();
+  walk(streamer);  // with all of the budget again
+  EXPECT_EQ(streamer.plan().slots, 2u);
+}
+
+TEST_P(SetBudgetTest, WithoutRoomBesideTheLeasesNothingIsStagedUntilTheyEnd) {
+  Streamer streamer = make(budget_of(2));
+  std::optional<Lease> held = streamer.acquire(0);
+  streamer.set_budget(budget_of(1));
+  expect_throws(Errc::kTooManyLeases, HasSubstr("before the budget was changed"),
+                [&] { (void)streamer.acquire(1); });
+  expect_throws(Errc::kLeasesOutstanding, HasSubstr("end them before close()"),
+                [&] { streamer.close(); });
+  held.reset();
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(1)));
+  walk(streamer);
+  streamer.close();
+}
+
+TEST_P(SetBudgetTest, MayBeCalledWithinAPass) {
+  Streamer streamer = make(budget_of(2));
+  std::size_t seen = 0;
+  for (Lease layer : streamer.pass()) {
+    EXPECT_EQ(layer.index(), seen++);
+    EXPECT_TRUE(model_.has_right_bytes(layer));
+    if (seen == 3) streamer.set_budget(budget_of(4));
+    EXPECT_TRUE(model_.has_right_bytes(layer)) << "also after the change";
+  }
+  EXPECT_EQ(seen, 6u);
+  EXPECT_EQ(streamer.stats().last_pass.layers, 6u);
+}
+
+TEST_P(SetBudgetTest, ABudgetThatIsTooSmallChangesNothing) {
+  Streamer streamer = make(budget_of(2));
+  walk(streamer);
+  expect_throws(Errc::kBudgetTooSmall, HasSubstr("gpu needs at least"),
+                [&] { streamer.set_budget({.gpu = kMiB, .pinned = 4 * kMiB}); });
+  EXPECT_EQ(streamer.generation(), 1u);
+  walk(streamer);
+}
+
+TEST_P(SetBudgetTest, ParkingGivesEverythingBackUntilResume) {
+  Streamer streamer = make(budget_of(2, 6 * kMiB));
+  walk(streamer);
+  EXPECT_EQ(streamer.park(), Budget{});
+  expect_throws(Errc::kClosed, HasSubstr("parked"), [&] { (void)streamer.acquire(0); });
+  expect_throws(Errc::kClosed, HasSubstr("parked"), [&] { (void)streamer.pass(); });
+  EXPECT_EQ(streamer.stats().passes, 1u);
+  streamer.set_budget(budget_of(3));
+  streamer.resume();
+  streamer.resume();
+  walk(streamer);
+  EXPECT_TRUE(model_.has_right_bytes(streamer.outside("embedding")));
+  EXPECT_EQ(streamer.plan().used.page_cache, 0u);
+  (void)streamer.park();
+  streamer.close();
+  expect_throws(Errc::kClosed, HasSubstr("closed"), [&] { streamer.set_budget(budget_of(1)); });
+}
+
+TEST_P(SetBudgetTest, LeasesMayEndOnOtherThreadsMeanwhile) {
+  Streamer streamer = make(budget_of(3));
+  std::mt19937 random(7);
+  for (int round = 0; round < 30; ++round) {
+    std::vector<Lease> leases;
+    leases.push_back(streamer.acquire(random() % 6));
+    std::jthread ending([held = std::move(leases)]() mutable { held.clear(); });
+    streamer.set_budget(budget_of(1 + random() % 4, random() % 2 * 6 * kMiB));
+    ending.join();
+    EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(random() % 6)));
+  }
+}
+
+}  // namespace
+}  // namespace tierstream
