@@ -11,6 +11,7 @@
 #include <limits>
 #include <variant>
 
+#include "tools/path_report.h"
 #include "tools/synthetic_checkpoint.h"
 
 namespace tierstream {
@@ -89,7 +90,7 @@ ByteRange range_of(const LayerTable& table) {
 
 std::string describe(const StoragePath& path) {
   std::string text =
-      fmt::format("{} {}{}", path.backend, path.direct ? "direct" : "buffered",
+      fmt::format("{} {}{}", path.backend, describe_cache_use(path),
                   path.buffers_registered ? ", buffers registered" : ", buffers not registered");
   for (const Fallback& fallback : path.fallbacks) {
     text += fmt::format(" (no {}: {})", fallback.wanted, fallback.reason);

@@ -25,6 +25,7 @@
 namespace tierstream {
 namespace {
 
+constexpr unsigned kEntriesPerFile = 2;  ///< its descriptor, and the one for cached reads
 constexpr unsigned kMaxRegisteredFiles = 1024;
 constexpr unsigned kMaxRegisteredBuffers = 1024;
 constexpr std::size_t kMaxBufferBytes = 1u << 30;     ///< the kernel's limit for one registered buffer
@@ -160,18 +161,24 @@ class IoUringBackend final : public StorageBackend {
  private:
   FileInfo do_open(FileId id, const std::string& path) override {
     const PosixFile& file = files_.open(path);
-    const auto index = static_cast<unsigned>(id);
-    int descriptor = file.descriptor.get();
-    if (index < table_size_) {
-      const int result = ::io_uring_register_files_update(ring_.get(), index, &descriptor, 1);
+    const unsigned entry = first_entry(id);
+    if (entry + kEntriesPerFile <= table_size_) {
+      const std::array<int, kEntriesPerFile> descriptors{file.descriptor.get(), file.cached_descriptor.get()};
+      const int result =
+          ::io_uring_register_files_update(ring_.get(), entry, descriptors.data(), kEntriesPerFile);
       if (result < 0) refuse_file_table(path + ": " + to_error(result).message());
       registered_.push_back(result >= 0);
     } else {
       if (table_size_ > 0)
-        refuse_file_table(fmt::format("{}: the table has only {} places", path, table_size_));
+        refuse_file_table(
+            fmt::format("{}: the table has only {} places", path, table_size_ / kEntriesPerFile));
       registered_.push_back(false);
     }
     return file.info;
+  }
+
+  bool do_is_cached(FileId file, std::uint64_t offset, std::uint64_t bytes) override {
+    return files_.is_cached(file, offset, bytes);
   }
 
   void do_submit(std::span<const RawRead> reads) override {
@@ -226,13 +233,17 @@ class IoUringBackend final : public StorageBackend {
   StoragePath do_path() const override {
     return {.backend = "io_uring",
             .direct = files_.all_direct(),
+            .cached_reads = files_.all_read_cached(),
             .files_registered = !registered_.empty() && std::ranges::all_of(registered_, std::identity{}),
             .buffers_registered = !buffers_.empty() && !buffers_refused_,
             .fallbacks = files_.fallbacks()};
   }
 
+  static unsigned first_entry(FileId file) { return kEntriesPerFile * static_cast<unsigned>(file); }
+
   void register_file_table() {
-    const std::vector<int> empty(std::min<rlim_t>(kMaxRegisteredFiles, limit_of(RLIMIT_NOFILE)), -1);
+    const std::vector<int> empty(
+        std::min<rlim_t>(kEntriesPerFile * kMaxRegisteredFiles, limit_of(RLIMIT_NOFILE)), -1);
     const auto size = static_cast<unsigned>(empty.size());
     const int result = ::io_uring_register_files(ring_.get(), empty.data(), size);
     if (result < 0) {
@@ -314,18 +325,19 @@ class IoUringBackend final : public StorageBackend {
   }
 
   void prepare(io_uring_sqe& entry, const RawRead& read) const {
-    const auto index = static_cast<std::size_t>(read.file);
     const PosixFile& file = files_[read.file];
-    const bool registered = registered_[index];
-    const int descriptor = registered ? static_cast<int>(index) : file.descriptor.get();
+    const bool registered = registered_[static_cast<std::size_t>(read.file)];
+    const int descriptor = registered ? static_cast<int>(first_entry(read.file) + (read.cached ? 1 : 0))
+                                      : (read.cached ? file.cached_descriptor : file.descriptor).get();
     const auto bytes = static_cast<unsigned>(read.destination.size());
     if (const auto buffer = find_buffer(read.destination)) {
       ::io_uring_prep_read_fixed(&entry, descriptor, read.destination.data(), bytes, read.offset, *buffer);
     } else {
       ::io_uring_prep_read(&entry, descriptor, read.destination.data(), bytes, read.offset);
     }
-    // A buffered read that misses the page cache would otherwise be carried out inside the submission.
-    ::io_uring_sqe_set_flags(&entry, (registered ? IOSQE_FIXED_FILE : 0u) | (file.direct ? 0u : IOSQE_ASYNC));
+    // A buffered read would otherwise be carried out inside the submission: its copy at least.
+    const bool buffered = read.cached || !file.direct;
+    ::io_uring_sqe_set_flags(&entry, (registered ? IOSQE_FIXED_FILE : 0u) | (buffered ? IOSQE_ASYNC : 0u));
     ::io_uring_sqe_set_data64(&entry, read.id);
   }
 
@@ -379,8 +391,8 @@ class IoUringBackend final : public StorageBackend {
   FileDescriptor wake_event_;
   std::uint64_t wake_value_ = 0;
   PosixFiles files_;
-  std::vector<bool> registered_;  ///< by FileId: stands in the ring's table at that index
-  unsigned table_size_ = 0;
+  std::vector<bool> registered_;               ///< by FileId: stands in the ring's table, at `first_entry`
+  unsigned table_size_ = 0;                    ///< entries
   std::vector<std::span<std::byte>> buffers_;  ///< by index in the ring's table
   bool buffer_table_ = false;
   bool buffers_refused_ = false;

@@ -20,20 +20,37 @@ class PosixStorage final : public BlockingStorage {
   FileInfo open(FileId, const std::string& path) override { return files_.open(path).info; }
 
   std::int64_t read(FileId file, std::uint64_t offset, std::span<std::byte> destination) noexcept override {
-    const ssize_t result = ::pread(files_[file].descriptor.get(), destination.data(), destination.size(),
-                                   static_cast<off_t>(offset));
-    return result >= 0 ? result : -errno;
+    return read_by(files_[file].descriptor, offset, destination);
+  }
+
+  bool is_cached(FileId file, std::uint64_t offset, std::uint64_t bytes) override {
+    return files_.is_cached(file, offset, bytes);
+  }
+
+  std::int64_t read_cached(FileId file, std::uint64_t offset,
+                           std::span<std::byte> destination) noexcept override {
+    return read_by(files_[file].cached_descriptor, offset, destination);
   }
 
   bool drop_direct(FileId file) override { return files_.drop_direct(file); }
 
   StoragePath path() const override {
-    StoragePath path{.backend = "posix", .direct = files_.all_direct(), .fallbacks = reasons_};
+    StoragePath path{.backend = "posix",
+                     .direct = files_.all_direct(),
+                     .cached_reads = files_.all_read_cached(),
+                     .fallbacks = reasons_};
     path.fallbacks.insert(path.fallbacks.end(), files_.fallbacks().begin(), files_.fallbacks().end());
     return path;
   }
 
  private:
+  static std::int64_t read_by(const FileDescriptor& descriptor, std::uint64_t offset,
+                              std::span<std::byte> destination) noexcept {
+    const ssize_t result =
+        ::pread(descriptor.get(), destination.data(), destination.size(), static_cast<off_t>(offset));
+    return result >= 0 ? result : -errno;
+  }
+
   PosixFiles files_;
   std::vector<Fallback> reasons_;
 };

@@ -5,10 +5,13 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <tierstream/io/cached_pages.h>
 #include <tierstream/io/error.h>
 
 #include <algorithm>
 #include <cerrno>
+#include <fstream>
+#include <optional>
 
 #include "requirements.h"
 
@@ -17,6 +20,8 @@ namespace {
 
 /// Where the kernel cannot say (before 6.1, some file systems): a multiple of every drive's block.
 constexpr std::uint32_t kUnknownDirectAlignment = 4096;
+/// Where the kernel cannot say: more than any default.
+constexpr std::uint64_t kUnknownReadaheadBytes = 8u << 20;
 
 std::error_code last_error() { return {errno, std::generic_category()}; }
 
@@ -41,7 +46,42 @@ std::string kind_of(mode_t mode) {
   return "something else";
 }
 
+/// Of the device or network mount that has the file system. A partition's stands with its drive.
+std::uint64_t readahead_bytes_of(std::uint64_t device) {
+  const std::string number = fmt::format("{}:{}", major(device), minor(device));
+  for (const std::string& path : {"/sys/class/bdi/" + number + "/read_ahead_kb",
+                                  "/sys/dev/block/" + number + "/../queue/read_ahead_kb"}) {
+    std::uint64_t kib = 0;
+    if (std::ifstream(path) >> kib) return kib * 1024;
+  }
+  return kUnknownReadaheadBytes;
+}
+
+bool all_cached(int descriptor, std::uint64_t offset, std::uint64_t bytes) noexcept {
+  const std::optional<CachedPages> pages = cached_pages(descriptor, offset, bytes);
+  return pages && pages->all();
+}
+
 }  // namespace
+
+bool PosixFile::find_cached(std::uint64_t offset, std::uint64_t bytes) noexcept {
+  if (!direct || !cached_descriptor.is_open()) return false;
+  // Pages that were read ahead carry marks: who reads a marked one starts readahead of the pages behind it,
+  // whatever advice was given. The kernel lets that be where those are cached, too. Of them the read before
+  // this one has seen all but the last.
+  const std::uint64_t end = offset + bytes;
+  const std::uint64_t readahead_end = std::min(end + readahead_bytes, info.bytes);
+  const std::uint64_t known =
+      known_begin <= end && end <= known_end ? std::min(known_end, readahead_end) : end;
+  known_begin = known_end = 0;
+  if (!all_cached(cached_descriptor.get(), offset, bytes) ||
+      !all_cached(cached_descriptor.get(), known, readahead_end - known)) {
+    return false;
+  }
+  known_begin = offset;
+  known_end = readahead_end;
+  return true;
+}
 
 const PosixFile& PosixFiles::open(const std::string& path) {
   const ErrorPlace place{.file = path, .backend = backend_};
@@ -85,6 +125,7 @@ const PosixFile& PosixFiles::open(const std::string& path) {
   if (file.direct) {
     file.info.offset_alignment = alignment_known ? status.stx_dio_offset_align : kUnknownDirectAlignment;
     file.info.memory_alignment = alignment_known ? status.stx_dio_mem_align : kUnknownDirectAlignment;
+    if (options_.cache == CacheUse::kAuto) open_cached(file);
   } else {
     note_buffered(path, refusal);
   }
@@ -102,6 +143,31 @@ bool PosixFiles::drop_direct(FileId id) {
 
 bool PosixFiles::all_direct() const noexcept {
   return !files_.empty() && std::ranges::all_of(files_, &PosixFile::direct);
+}
+
+bool PosixFiles::all_read_cached() const noexcept {
+  return all_direct() &&
+         std::ranges::all_of(files_, [](const PosixFile& file) { return file.cached_descriptor.is_open(); });
+}
+
+void PosixFiles::open_cached(PosixFile& file) {
+  // By its descriptor: its name may have become another file's.
+  const std::string self = fmt::format("/proc/self/fd/{}", file.descriptor.get());
+  FileDescriptor cached(::open(self.c_str(), O_RDONLY | O_CLOEXEC));
+  std::string refusal;
+  if (!cached.is_open()) {
+    refusal = fmt::format("open of {}: {}", self, last_error().message());
+  } else if (!cached_pages(cached.get(), 0, 1)) {
+    refusal = "the kernel tells only its owner, or who may write to it, what is cached";
+  }
+  if (!refusal.empty()) {
+    fallbacks_.push_back({"cached reads", file.path + ": " + std::move(refusal)});
+    return;
+  }
+  // A page that is dropped between question and read then brings in no more than the request.
+  ::posix_fadvise(cached.get(), 0, 0, POSIX_FADV_RANDOM);
+  file.cached_descriptor = std::move(cached);
+  file.readahead_bytes = readahead_bytes_of(file.info.version.device);
 }
 
 void PosixFiles::note_buffered(const std::string& path, std::string reason) {

@@ -4,7 +4,7 @@
 #include <tierstream/io/storage_registry.h>
 #include <unistd.h>
 
-#include <optional>
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -38,10 +38,20 @@ struct PosixFile {
   FileDescriptor descriptor;
   FileInfo info;
   bool direct = false;
+  /// Reads the same file through the page cache. Open with CacheUse::kAuto, where the kernel tells what lies
+  /// there.
+  FileDescriptor cached_descriptor{};
+  std::uint64_t readahead_bytes = 0;  ///< no farther than this the kernel reads ahead of a buffered read
+  std::uint64_t known_begin = 0;      ///< from here to `known_end` the last cached read found all cached
+  std::uint64_t known_end = 0;
+
+  /// Whether a read of `bytes` bytes at `offset`, within the file, by `cached_descriptor` would neither touch
+  /// the disk nor bring a page in.
+  bool find_cached(std::uint64_t offset, std::uint64_t bytes) noexcept;
 };
 
 /// The files that a backend has open, by FileId, and why some are not read directly.
-/// Threads: one at a time; `operator[]` from any while no file is being opened.
+/// Threads: one at a time; `operator[]` from any while no file is being opened, to use the descriptors.
 class PosixFiles {
  public:
   /// `backend` is the name that errors show.
@@ -55,14 +65,21 @@ class PosixFiles {
   /// way are not disturbed. Throws Error kRequirementNotMet when direct I/O is required.
   bool drop_direct(FileId file);
 
+  bool is_cached(FileId file, std::uint64_t offset, std::uint64_t bytes) noexcept {
+    return files_[static_cast<std::size_t>(file)].find_cached(offset, bytes);
+  }
+
   const PosixFile& operator[](FileId file) const { return files_[static_cast<std::size_t>(file)]; }
 
   /// True when there are files and each is read directly.
   bool all_direct() const noexcept;
+  /// True when there are files, each is read directly, and what is cached of it from the page cache.
+  bool all_read_cached() const noexcept;
   const std::vector<Fallback>& fallbacks() const noexcept { return fallbacks_; }
 
  private:
   void note_buffered(const std::string& path, std::string reason);
+  void open_cached(PosixFile& file);
 
   StorageOptions options_;
   std::string backend_;

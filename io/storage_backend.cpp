@@ -111,7 +111,7 @@ std::size_t StorageBackend::submit(std::span<const ReadRequest> requests) {
   for (const ReadRequest& request : accepted) begin(request);
   if (accepted.empty()) return 0;
   try {
-    do_submit(to_submit_);
+    start_reads();
   } catch (...) {
     for (const RawRead& read : to_submit_)
       finish(static_cast<std::uint32_t>(read.id), make_error_code(Errc::kInternal));
@@ -138,7 +138,7 @@ std::size_t StorageBackend::collect(std::span<Completion> completions, nanosecon
   for (const RawCompletion& raw : arrived) {
     if (settle(raw, completions[finished])) ++finished;
   }
-  if (!to_submit_.empty()) do_submit(to_submit_);
+  if (!to_submit_.empty()) start_reads();
   return finished;
 }
 
@@ -200,10 +200,12 @@ void StorageBackend::begin(const ReadRequest& request) {
           .expected_bytes =
               std::min<std::uint64_t>(request.destination.size(), info(request.file).bytes - request.offset),
           .done_bytes = 0,
+          .cached_bytes = 0,
           .generation = slot.generation,
           .busy_tries = 0,
           .stalled_tries = 0,
           .without_direct = false,
+          .cached = false,
           .busy = true};
   to_submit_.push_back({make_id(index, slot.generation), request.file, request.offset, request.destination});
 }
@@ -215,6 +217,16 @@ StorageBackend::RawRead StorageBackend::remaining(std::uint32_t index) const {
       align_down(slot.done_bytes, std::max(file.offset_alignment, file.memory_alignment));
   return {make_id(index, slot.generation), slot.request.file, slot.request.offset + skip,
           slot.request.destination.subspan(skip)};
+}
+
+void StorageBackend::start_reads() {
+  for (RawRead& read : to_submit_) {
+    const std::uint64_t bytes =
+        std::min<std::uint64_t>(read.destination.size(), info(read.file).bytes - read.offset);
+    read.cached = do_is_cached(read.file, read.offset, bytes);
+    requests_[static_cast<std::uint32_t>(read.id)].cached = read.cached;
+  }
+  do_submit(to_submit_);
 }
 
 bool StorageBackend::settle(const RawCompletion& raw, Completion& completion) {
@@ -258,8 +270,10 @@ bool StorageBackend::settle(const RawCompletion& raw, Completion& completion) {
                  .actual_bytes = arrived_bytes,
                  .backend = do_path().backend});
   }
-  const std::uint64_t reached = asked.offset - slot.request.offset + arrived_bytes;
-  if (reached >= slot.expected_bytes) return end({});
+  const std::uint64_t reached =
+      std::min(asked.offset - slot.request.offset + arrived_bytes, slot.expected_bytes);
+  if (slot.cached && reached > slot.done_bytes) slot.cached_bytes += reached - slot.done_bytes;
+  if (reached == slot.expected_bytes) return end({});
   if (arrived_bytes == 0) return end(make_error_code(Errc::kEndOfFile));
   if (reached > slot.done_bytes) {
     slot.done_bytes = reached;
@@ -308,7 +322,8 @@ Completion StorageBackend::finish(std::uint32_t index, std::error_code error) {
   --in_flight_;
   if (error) return {slot.request.tag, 0, error};
   counters_.bytes += slot.expected_bytes;
-  return {slot.request.tag, slot.expected_bytes, {}};
+  counters_.cached_bytes += slot.cached_bytes;
+  return {slot.request.tag, slot.expected_bytes, {}, slot.cached_bytes};
 }
 
 namespace {

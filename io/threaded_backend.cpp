@@ -97,7 +97,9 @@ class ThreadedBackend final : public StorageBackend {
         if (stopping_) return;
         const RawRead read = waiting_.pop();
         lock.unlock();
-        const std::int64_t result = storage_->read(read.file, read.offset, read.destination);
+        const std::int64_t result = read.cached
+                                        ? storage_->read_cached(read.file, read.offset, read.destination)
+                                        : storage_->read(read.file, read.offset, read.destination);
         lock.lock();
         finished_.push({read.id, result});
         news_.notify_one();
@@ -127,6 +129,9 @@ class ThreadedBackend final : public StorageBackend {
 
   FileInfo do_open(FileId file, const std::string& path) override {
     return workshop_->storage().open(file, path);
+  }
+  bool do_is_cached(FileId file, std::uint64_t offset, std::uint64_t bytes) override {
+    return workshop_->storage().is_cached(file, offset, bytes);
   }
   void do_submit(std::span<const RawRead> reads) override { workshop_->submit(reads); }
   std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) override {

@@ -1,16 +1,11 @@
 #pragma once
 
-#include <cstdint>
 #include <string>
 
 namespace tierstream {
 
 // Whether a file's pages lie in the page cache: brought about and verified, never assumed.
-// Only for files of this process's owner: for others the kernel reports every page as cached.
-// Errors: Error, naming the file.
-
-/// Of the file's pages.
-std::uint64_t cached_pages(const std::string& file);
+// Errors: Error, naming the file; also where the kernel does not tell (see tierstream/io/cached_pages.h).
 
 /// Throws Error kInternal when a page of the file is cached.
 void check_cold(const std::string& file);

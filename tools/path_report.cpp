@@ -5,9 +5,14 @@
 
 namespace tierstream {
 
+std::string describe_cache_use(const StoragePath& path) {
+  if (!path.direct) return "buffered";
+  return path.cached_reads ? "direct or cached" : "direct";
+}
+
 std::string describe_path(const StoragePath& path, const std::string& ring_refusal) {
   std::string text = fmt::format("path    {}, {}, files {}registered, buffers {}registered\n", path.backend,
-                                 path.direct ? "direct" : "buffered", path.files_registered ? "" : "not ",
+                                 describe_cache_use(path), path.files_registered ? "" : "not ",
                                  path.buffers_registered ? "" : "not ");
   for (const Fallback& fallback : path.fallbacks) {
     text += fmt::format("        no {}: {}\n", fallback.wanted, printable(fallback.reason));
@@ -28,6 +33,7 @@ nlohmann::json path_to_json(const StoragePath& path, const std::string& ring_ref
   }
   return {{"backend", path.backend},
           {"direct", path.direct},
+          {"cached_reads", path.cached_reads},
           {"files_registered", path.files_registered},
           {"buffers_registered", path.buffers_registered},
           {"fallbacks", std::move(fallbacks)}};

@@ -194,7 +194,8 @@ void add_run(CLI::App& program) {
                     "Compare every byte with what `synth` wrote;\nexit code 1 where one differs");
   command
       ->add_option("--io", arguments->io,
-                   "Past the page cache (direct) or through it\n(buffered); auto: past it where that works")
+                   "Past the page cache (direct) or through it\n(buffered); auto: from it what lies "
+                   "there,\npast it the rest")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "direct", "buffered"}));
   command->add_option("--backend", arguments->backend, "How files are read")

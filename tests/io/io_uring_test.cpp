@@ -2,9 +2,6 @@
 #include <gmock/gmock.h>
 #include <grp.h>
 #include <gtest/gtest.h>
-#include <linux/filter.h>
-#include <linux/seccomp.h>
-#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <tierstream/io/error.h>
@@ -12,33 +9,19 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
-#include <cstddef>
 #include <cstdlib>
 #include <filesystem>
 #include <optional>
 #include <thread>
 
 #include "support/aligned_memory.h"
+#include "support/forbid.h"
 #include "support/test_files.h"
 
 namespace tierstream {
 namespace {
 
 using testing::HasSubstr;
-
-/// Makes one system call of this process fail with EPERM from now on, as container runtimes do.
-void forbid(long system_call) {
-  sock_filter code[] = {
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr)),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, static_cast<__u32>(system_call), 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ERRNO | EPERM),
-      BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW),
-  };
-  const sock_fprog program{std::size(code), code};
-  if (::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0) std::_Exit(90);
-  if (::prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &program) != 0) std::_Exit(91);
-}
 
 std::optional<std::string> reason_for(const StoragePath& path, const std::string& wanted) {
   const auto found = std::ranges::find(path.fallbacks, wanted, &Fallback::wanted);

@@ -6,6 +6,7 @@
 
 #include <cerrno>
 #include <cstdlib>
+#include <map>
 #include <optional>
 
 #include "support/aligned_memory.h"
@@ -15,7 +16,9 @@
 namespace tierstream {
 namespace {
 
+using testing::ElementsAre;
 using testing::HasSubstr;
+using testing::Pair;
 using namespace std::chrono_literals;
 
 constexpr std::uint64_t kFileBytes = 3 * 4096 + 100;
@@ -84,6 +87,29 @@ TEST_F(Shell, ExpectsOnlyTheBytesUpToTheEndOfTheFile) {
   expect_whole(read(3 * 4096, 4096), 3 * 4096, 100);
   EXPECT_EQ(backend().counters().resubmitted_short, 0u);
   EXPECT_EQ(backend().counters().bytes, 100u);
+}
+
+TEST(ShellWithCachedFile, CountsTheBytesThatCameFromThePageCache) {
+  ScriptedBackend backend(
+      {{.path = "cached", .info = {.bytes = 6000, .offset_alignment = 512}, .cached_from = 2048}});
+  const FileId file = backend.open("cached");
+  const AlignedMemory memory(8192);
+  // The first is continued where the cache begins, the second reaches beyond the end, the third fails.
+  backend.script({2048 + 100, 6000 - 4096, -EIO});
+  const ReadRequest requests[] = {{0, file, 0, memory.subspan(0, 4096)},
+                                  {1, file, 4096, memory.subspan(4096, 4096)},
+                                  {2, file, 4096, memory.subspan(4096, 4096)}};
+  backend.submit(requests);
+  std::map<std::uint64_t, std::size_t> cached_bytes;
+  while (backend.in_flight() > 0) {
+    Completion completion;
+    if (backend.collect({&completion, 1}, 0ns) > 0) cached_bytes[completion.tag] = completion.cached_bytes;
+  }
+  EXPECT_THAT(cached_bytes, ElementsAre(Pair(0, 4096 - 2148), Pair(1, 6000 - 4096), Pair(2, 0)));
+  EXPECT_EQ(backend.counters().cached_bytes, 4096u - 2148 + 6000 - 4096);
+  std::vector<bool> cached;
+  for (const ScriptedBackend::RawRead& read : backend.reads()) cached.push_back(read.cached);
+  EXPECT_THAT(cached, ElementsAre(false, true, true, true));
 }
 
 TEST_F(Shell, ReportsAnEarlyEndOfFile) {

@@ -112,9 +112,11 @@ class FilesByScript : public StorageUnderTest {
 
 INSTANTIATE_TEST_SUITE_P(
     Library, StorageContract,
-    testing::Values(on_disk<make_io_uring_backend>("IoUringDirect", CacheUse::kDirect),
+    testing::Values(on_disk<make_io_uring_backend>("IoUringAuto", CacheUse::kAuto),
+                    on_disk<make_io_uring_backend>("IoUringDirect", CacheUse::kDirect),
                     on_disk<make_io_uring_backend>("IoUringBuffered", CacheUse::kBuffered),
                     on_disk<make_io_uring_backend>("IoUringRegistered", CacheUse::kDirect, true),
+                    on_disk<make_posix_backend>("PosixAuto", CacheUse::kAuto),
                     on_disk<make_posix_backend>("PosixDirect", CacheUse::kDirect),
                     on_disk<make_posix_backend>("PosixBuffered", CacheUse::kBuffered),
                     in_memory("Memory",

@@ -28,6 +28,7 @@ class ScriptedBackend final : public StorageBackend {
     FileInfo info;
     std::uint64_t seed = 0;  ///< of pattern_byte
     bool direct = false;     ///< refuses all reads with EINVAL until direct I/O is dropped
+    std::uint64_t cached_from = ~std::uint64_t{0};  ///< reads that begin here or later are had from the cache
   };
 
   explicit ScriptedBackend(std::vector<File> files, StorageLimits limits = {})
@@ -55,6 +56,10 @@ class ScriptedBackend final : public StorageBackend {
     }
     open_.push_back(&*found);
     return found->info;
+  }
+
+  bool do_is_cached(FileId file, std::uint64_t offset, std::uint64_t) override {
+    return offset >= open_[static_cast<std::size_t>(file)]->cached_from;
   }
 
   void do_submit(std::span<const RawRead> reads) override {

@@ -19,6 +19,7 @@ namespace tierstream {
 namespace {
 
 using nlohmann::json;
+using testing::EndsWith;
 using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
@@ -114,8 +115,8 @@ TEST_F(CommandTest, RunPrintsExactlyTheDocumentedKeys) {
               UnorderedElementsAre("checkpoint", "layers", "device", "budget", "path", "first_layer_seconds",
                                    "passes", "peak_bytes", "verified_tensors"));
   EXPECT_THAT(keys_of(report["path"]),
-              UnorderedElementsAre("backend", "direct", "files_registered", "buffers_registered",
-                                   "ring_registered", "fallbacks"));
+              UnorderedElementsAre("backend", "direct", "cached_reads", "files_registered",
+                                   "buffers_registered", "ring_registered", "fallbacks"));
   EXPECT_THAT(keys_of(report["passes"][0]),
               UnorderedElementsAre("seconds", "layers", "bytes", "unused_bytes", "stall_seconds"));
   EXPECT_THAT(keys_of(report["passes"][0]["bytes"]),
@@ -209,10 +210,13 @@ TEST_F(CommandTest, TheWayThatIsAskedForIsTaken) {
   const json posix = path_of({"--backend", "posix", "--io", "buffered"});
   EXPECT_EQ(posix["backend"], "posix");
   EXPECT_EQ(posix["direct"], false);
+  EXPECT_EQ(posix["cached_reads"], false);
   const bool has_direct = path_of({})["direct"];
+  EXPECT_EQ(path_of({})["cached_reads"], has_direct);  // the file is ours: the kernel tells what is cached
   for (const char* option : {"--io", "--require"}) {
     if (has_direct) {
       EXPECT_EQ(path_of({option, "direct"})["direct"], true);
+      EXPECT_EQ(path_of({option, "direct"})["cached_reads"], false);
     } else {
       expect_refusal(run_command({"run", path(), "--budget", kBudget, option, "direct"}),
                      "direct I/O is required");

@@ -50,7 +50,7 @@ class LinkedDevice final : public Device {
   const DeviceTraits& traits() const override { return traits_; }
   DeviceMemory allocate(std::size_t bytes) override { return cpu_->allocate(bytes); }
   MemoryRoom memory_room() override { return {room_bytes, "the test"}; }
-  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal) override {
+  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal, HostAccess) override {
     refusal = refusal_;
     if (!refusal.empty()) return {};
     registered_bytes += memory.size();

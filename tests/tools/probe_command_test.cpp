@@ -66,8 +66,9 @@ TEST_F(ProbeCommand, PrintsExactlyTheDocumentedKeysAndPlausibleRates) {
   EXPECT_GT(report["host_memory"][0]["bytes"], 0);
   EXPECT_THAT(keys_of(report["device_memory"]), UnorderedElementsAre("bytes", "limited_by"));
   EXPECT_THAT(keys_of(report["locked_memory"]), UnorderedElementsAre("bytes", "lifted"));
-  EXPECT_THAT(keys_of(report["path"]), UnorderedElementsAre("backend", "direct", "files_registered",
-                                                            "buffers_registered", "fallbacks"));
+  EXPECT_THAT(keys_of(report["path"]),
+              UnorderedElementsAre("backend", "direct", "cached_reads", "files_registered",
+                                   "buffers_registered", "fallbacks"));
   expect_nothing_left();
 }
 

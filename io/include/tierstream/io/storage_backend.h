@@ -52,6 +52,7 @@ struct Completion {
   /// The system's errno; Errc::kEndOfFile when the file ended early; Errc::kRequirementNotMet when direct I/O
   /// was required and refused by the read itself.
   std::error_code error;
+  std::size_t cached_bytes = 0;  ///< of `bytes`, as in StorageCounters
 };
 
 /// With 1000 tries, a read may stay busy for a second before it is given up.
@@ -73,8 +74,9 @@ struct Fallback {
 
 /// Which way bytes really take through a backend.
 struct StoragePath {
-  std::string backend;  ///< "io_uring", "posix", "memory", ...
-  bool direct = false;  ///< reads bypass the page cache
+  std::string backend;        ///< "io_uring", "posix", "memory", ...
+  bool direct = false;        ///< reads bypass the page cache
+  bool cached_reads = false;  ///< but for bytes that lie in it already: those are read from there
   bool files_registered = false;
   bool buffers_registered = false;
   std::vector<Fallback> fallbacks{};
@@ -83,6 +85,9 @@ struct StoragePath {
 struct StorageCounters {
   std::uint64_t requests = 0;
   std::uint64_t bytes = 0;
+  /// Of these, the ones that were found in the page cache. Known with `StoragePath::cached_reads` only:
+  /// who reads through the page cache does not learn what it had to fetch from the disk.
+  std::uint64_t cached_bytes = 0;
   std::uint64_t resubmitted_short = 0;
   std::uint64_t retried = 0;  ///< EINTR and EAGAIN
 };
@@ -149,6 +154,7 @@ class StorageBackend {
     FileId file;
     std::uint64_t offset;
     std::span<std::byte> destination;
+    bool cached = false;  ///< `do_is_cached` said so: to be read through the page cache
   };
   struct RawCompletion {
     std::uint64_t id;
@@ -163,6 +169,9 @@ class StorageBackend {
 
  private:
   virtual FileInfo do_open(FileId file, const std::string& path) = 0;
+  /// For backends that read past the page cache: whether these bytes, which lie within the file, are had from
+  /// it without the disk and without bringing others in. Asked for each read, right before it is submitted.
+  virtual bool do_is_cached(FileId, std::uint64_t /*offset*/, std::uint64_t /*bytes*/) { return false; }
   /// Starts all of `reads`, or throws and starts none. There are never more than `max_in_flight` under way.
   virtual void do_submit(std::span<const RawRead> reads) = 0;
   /// `wait` is neither negative nor so long that adding it to a clock overflows.
@@ -189,10 +198,12 @@ class StorageBackend {
     ReadRequest request;
     std::uint64_t expected_bytes;
     std::uint64_t done_bytes;
+    std::uint64_t cached_bytes;  ///< of those done
     std::uint32_t generation;
     std::uint32_t busy_tries;     ///< EAGAIN since bytes last arrived
     std::uint32_t stalled_tries;  ///< short reads since then that ended no farther
     bool without_direct;          ///< was tried again after direct I/O was given up
+    bool cached;                  ///< the read under way
     bool busy;
   };
 
@@ -201,6 +212,8 @@ class StorageBackend {
   void begin(const ReadRequest& request);
   /// What is left to read of a request, from the last position that meets the file's alignment.
   RawRead remaining(std::uint32_t index) const;
+  /// Submits `to_submit_`, each read from where it is had soonest.
+  void start_reads();
   /// The one place where the result of a read is looked at. True: the request is finished and `completion`
   /// set.
   bool settle(const RawCompletion& raw, Completion& completion);

@@ -11,8 +11,10 @@ namespace tierstream {
 
 /// Whether reads bypass the page cache.
 enum class CacheUse {
-  kAuto,      ///< direct where the file system allows it; else buffered, with the reason kept
-  kDirect,    ///< direct, or Error kRequirementNotMet
+  /// Request by request: what lies in the page cache is read from it, anything else directly, so that nothing
+  /// is added to the cache. Without direct I/O, buffered, with the reason kept. See docs/decisions/0006.
+  kAuto,
+  kDirect,    ///< always direct, or Error kRequirementNotMet
   kBuffered,  ///< through the page cache
 };
 

@@ -26,6 +26,14 @@ class BlockingStorage {
   /// of the file) or a negative errno; must not throw.
   virtual std::int64_t read(FileId file, std::uint64_t offset, std::span<std::byte> destination) noexcept = 0;
 
+  /// For storage that reads past the page cache: whether these bytes, which lie within the file, are had from
+  /// it without the disk; then they are asked for by `read_cached`. Called by one thread, beside reads.
+  virtual bool is_cached(FileId, std::uint64_t /*offset*/, std::uint64_t /*bytes*/) { return false; }
+  virtual std::int64_t read_cached(FileId file, std::uint64_t offset,
+                                   std::span<std::byte> destination) noexcept {
+    return read(file, offset, destination);
+  }
+
   /// A read was refused as invalid (EINVAL): go on without direct I/O and return true, if that was in use.
   /// Called while other reads are under way. Throws Error when direct I/O was required.
   virtual bool drop_direct(FileId) { return false; }
