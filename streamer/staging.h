@@ -59,7 +59,7 @@ class Staging {
   /// Null once retired.
   const PinnedRing* ring() const noexcept { return ring_ ? &*ring_ : nullptr; }
   /// Null where the plan keeps no pages, and once retired.
-  const PageCache* pages() const noexcept { return pages_.get(); }
+  PageCache* pages() const noexcept { return pages_.get(); }
   const std::string& registration_refusal() const noexcept { return registration_refusal_; }
   bool reads_land() const noexcept { return reads_land_; }
 

@@ -125,7 +125,8 @@ void StagingLoop::finish_read(const Completion& completion) {
     parts_.hand_off.fail(target.layer, read_error(target, read, completion));
     abandon(target);
   }
-  target.load.disk += completion.bytes;
+  target.load.disk += completion.bytes - completion.cached_bytes;
+  target.load.page_cache += completion.cached_bytes;
   if (!id.landing) {
     BlockUse& use = blocks_[id.index];
     if (target.stage == Target::Stage::kAbandoned) {

@@ -130,6 +130,7 @@ StagingGround StreamerCore::ground() {
           .make_pages =
               [this](const Plan& plan) {
                 return std::make_unique<FilePageCache>(table_, plan, *device_, page_cache_,
+                                                       options_.lock_pages,
                                                        [storage = storage_.get()] { storage->wake(); });
               },
           .clock = clock_,
@@ -332,7 +333,10 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
     if (!staging_->is_retired()) end_staging();
     begin_staging_in_room();
   }
-  if (staging_->pages() != nullptr) staging_->pages()->check_files();
+  if (PageCache* const pages = staging_->pages()) {
+    pages->check_files();
+    pages->find_lost();
+  }
   HandOff& hand_off = staging_->hand_off();
   const std::scoped_lock lock(stats_mutex_);
   hand_off.begin_pass(schedule, wraps);

@@ -2,6 +2,7 @@
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <tierstream/io/cached_pages.h>
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/page_cache.h>
 #include <unistd.h>
@@ -93,6 +94,12 @@ class FileMapping {
     throw changed(bytes);
   }
 
+  /// False only where the kernel says so.
+  bool is_cached(std::uint64_t begin, std::uint64_t end) const noexcept {
+    const std::optional<CachedPages> pages = cached_pages(file_, begin, end - begin);
+    return !pages || pages->all();
+  }
+
   /// Brings file bytes into the page cache.
   void read(std::uint64_t begin, std::uint64_t end, std::span<std::byte> scratch) const {
     while (begin < end) {
@@ -140,9 +147,10 @@ const char* mapped_file_at(const void* address) noexcept {
 
 class FilePageCache::Loader {
  public:
-  Loader(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
+  Loader(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
          std::function<void()> on_progress)
       : device_(device),
+        locks_(locks),
         reservation_(budget.reserve(plan.page_cache.bytes(), "the kept pages")),
         on_progress_(std::move(on_progress)),
         mappings_(table.files.size()),
@@ -207,6 +215,15 @@ class FilePageCache::Loader {
     }
   }
 
+  /// What is not locked is looked for, and read again where it is gone.
+  void find_lost() {
+    const std::scoped_lock lock(mutex_);
+    for (std::size_t i = 0; i < runs_.size(); ++i) {
+      if (runs_[i].is_ready && !runs_[i].is_locked && runs_[i].under_way == 0) queue(i);
+    }
+    work_to_do_.notify_all();
+  }
+
   PageCacheStatus status() const {
     const std::scoped_lock lock(mutex_);
     return status_;
@@ -219,7 +236,8 @@ class FilePageCache::Loader {
     std::uint64_t next_piece = 0;  ///< file offset of the first that nobody has begun
     std::uint32_t under_way = 0;   ///< pieces
     std::exception_ptr error;
-    bool is_ready = false;
+    bool is_ready = false;  ///< stays so; in the queue once more: to look for lost pages
+    bool is_locked = false;
     HostRegistration registration;
     std::vector<std::uint32_t> layers;
   };
@@ -270,15 +288,22 @@ class FilePageCache::Loader {
       run.next_piece = end;
       if (end == run.range.end) queue_.pop_front();
       ++run.under_way;
+      const bool looks_for_lost = run.is_ready;
       lock.unlock();
+      const FileMapping& file = *mappings_[run.range.file];
+      const bool is_there = looks_for_lost && file.is_cached(begin, end);
       std::exception_ptr error;
       try {
-        mappings_[run.range.file]->read(begin, end, scratch);
+        if (!is_there) file.read(begin, end, scratch);
       } catch (...) {
         error = std::current_exception();
       }
       lock.lock();
       --run.under_way;
+      if (looks_for_lost) {  // a page that cannot be read again faults in, or fails, where it is used
+        if (!is_there && !error) count_lost(run, end - begin);
+        continue;
+      }
       if (error && !run.error) {
         run.error = error;
         std::erase(queue_, index);
@@ -302,14 +327,17 @@ class FilePageCache::Loader {
     auto* const begin = const_cast<std::byte*>(address(run.range.file, run.range.begin));
     const std::size_t bytes = run.range.end - run.range.begin;
     std::string lock_refusal;
-    if (::mlock(begin, bytes) != 0) {
+    if (!locks_) {
+      lock_refusal = "not asked for";
+    } else if (::mlock(begin, bytes) != 0) {
       lock_refusal = fmt::format("mlock of {}: {}", format_bytes(bytes), last_error().message());
-      ::madvise(begin, bytes, MADV_POPULATE_READ);
     }
+    if (!lock_refusal.empty()) ::madvise(begin, bytes, MADV_POPULATE_READ);
     std::string refusal;
     run.registration = device_.register_host({begin, bytes}, refusal, HostAccess::kReadOnly);
     const std::scoped_lock lock(mutex_);
-    if (lock_refusal.empty()) {
+    run.is_locked = lock_refusal.empty();
+    if (run.is_locked) {
       status_.locked_bytes += bytes;
     } else if (status_.lock_refusal.empty()) {
       status_.lock_refusal = lock_refusal;
@@ -319,6 +347,12 @@ class FilePageCache::Loader {
     } else if (status_.registration_refusal.empty()) {
       status_.registration_refusal = refusal;
     }
+  }
+
+  /// With the mutex held.
+  void count_lost(const Run& run, std::uint64_t bytes) {
+    status_.lost_bytes += bytes;
+    layers_[run.layers.front()].read_bytes.fetch_add(bytes, std::memory_order_relaxed);
   }
 
   /// With the mutex held.
@@ -339,6 +373,7 @@ class FilePageCache::Loader {
   }
 
   Device& device_;
+  const bool locks_;
   Reservation reservation_;
   const std::function<void()> on_progress_;
   std::vector<std::unique_ptr<FileMapping>> mappings_;  // by file; null: nothing of it is kept
@@ -353,8 +388,8 @@ class FilePageCache::Loader {
 };
 
 FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
-                             std::function<void()> on_progress)
-    : loader_(std::make_unique<Loader>(table, plan, device, budget, std::move(on_progress))) {}
+                             bool locks, std::function<void()> on_progress)
+    : loader_(std::make_unique<Loader>(table, plan, device, budget, locks, std::move(on_progress))) {}
 
 FilePageCache::~FilePageCache() = default;
 
@@ -368,6 +403,7 @@ const std::byte* FilePageCache::address(std::uint32_t file, std::uint64_t offset
   return loader_->address(file, offset);
 }
 void FilePageCache::check_files() const { loader_->check_files(); }
+void FilePageCache::find_lost() { loader_->find_lost(); }
 PageCacheStatus FilePageCache::status() const { return loader_->status(); }
 
 }  // namespace tierstream

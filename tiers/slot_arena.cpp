@@ -8,10 +8,12 @@ namespace tierstream {
 
 SlotArena::SlotArena(Device& device, TierBudget& budget, std::uint64_t slot_bytes, std::uint32_t slots)
     : device_(device), slot_bytes_(slot_bytes), states_(slots) {
-  // All is reserved before any is allocated.
-  for (State& state : states_) {
-    state.reservation = budget.reserve(slot_bytes, fmt::format("one of {} slots", slots));
+  // Refused as a whole, and before any is allocated.
+  {
+    const Reservation all =
+        budget.reserve(slot_bytes * slots, fmt::format("{} slots of {} bytes", slots, slot_bytes));
   }
+  for (State& state : states_) state.reservation = budget.reserve(slot_bytes, "a slot");
   for (State& state : states_) state.memory = device.allocate(slot_bytes);
 }
 

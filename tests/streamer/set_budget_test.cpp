@@ -29,7 +29,8 @@ constexpr std::uint64_t kMiB = 1u << 20;
 class SetBudgetTest : public ::testing::TestWithParam<bool> {
  protected:
   SetBudgetTest() {
-    model_.table.open_storage = [] { return make_file_backend(); };
+    // The file was just written: other ways of reading would find some of it in the page cache.
+    model_.table.open_storage = [] { return make_file_backend({.cache = CacheUse::kBuffered}); };
     const std::unique_ptr<StorageBackend> storage = model_.table.open_storage();
     model_.table.files = {{path_, storage->info(storage->open(path_))}};
   }

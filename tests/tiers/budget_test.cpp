@@ -4,9 +4,12 @@
 #include <tierstream/tiers/budget.h>
 
 #include <limits>
+#include <optional>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "support/thrown.h"
 
 namespace tierstream {
 namespace {
@@ -189,12 +192,12 @@ TEST(TierBudget, IsNeverExceededByThreadsThatRace) {
 
 TEST(TierBudget, ALowerLimitTakesNothingAwayAndLetsNobodyReserveMore) {
   TierBudget tier("gpu", 100);
-  std::optional<Reservation> held = tier.reserve(80, "a");
+  std::optional<Reservation> held = tier.reserve(80, "what is held");
   tier.set_limit(50);
   EXPECT_EQ(tier.used_bytes(), 80u);
   EXPECT_FALSE(tier.try_reserve(1));
-  expect_throws(Errc::kBudgetTooSmall, ::testing::HasSubstr("0 of 50 bytes are left"),
-                [&] { (void)tier.reserve(1, "b"); });
+  expect_throws(Errc::kBudgetTooSmall, HasSubstr("0 of 50 bytes are left"),
+                [&] { (void)tier.reserve(1, "one byte more"); });
   held.reset();
   EXPECT_TRUE(tier.try_reserve(50));
 }

@@ -1,10 +1,14 @@
+#include <fcntl.h>
 #include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <tierstream/io/cached_pages.h>
 #include <tierstream/io/error.h>
 #include <tierstream/io/file_backends.h>
 #include <tierstream/tiers/cpu_device.h>
 #include <tierstream/tiers/page_cache.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
@@ -13,6 +17,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/test_files.h"
@@ -41,10 +46,10 @@ class FilePageCacheTest : public ::testing::Test {
     }
   }
 
-  void open(std::uint64_t page_cache_bytes, bool is_host = true) {
+  void open(std::uint64_t page_cache_bytes, bool is_host = true, bool locks = true) {
     plan_ = make_plan(table_, {.gpu = 64 * kMiB, .pinned = 8 * kMiB, .page_cache = page_cache_bytes}, {},
                       {.is_host = is_host, .layer_seconds = {}});
-    pages_.emplace(table_, plan_, *device_, budget_, [this] {
+    pages_.emplace(table_, plan_, *device_, budget_, locks, [this] {
       ++progress_;
       progress_.notify_all();
     });
@@ -135,6 +140,27 @@ TEST_F(FilePageCacheTest, RefusesAFileThatIsNotTheOneOfTheTable) {
   expect_throws(Errc::kFileChanged, ::testing::AllOf(HasSubstr(path_), HasSubstr("expected")),
                 [&] { open(64 * kMiB); });
   EXPECT_EQ(budget_.used_bytes(), 0u);
+}
+
+TEST_F(FilePageCacheTest, FindsPagesThatTheSystemDroppedAndReadsThemAgain) {
+  open(64 * kMiB, true, false);
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) wait_for(layer);
+  EXPECT_EQ(pages_->status().lock_refusal, "not asked for");
+  const int file = ::open(path_.c_str(), O_RDONLY);
+  ::fdatasync(file);
+  auto* const mapped = const_cast<std::byte*>(pages_->address(0, 0));
+  ::madvise(mapped, kLayers * kLayerBytes, MADV_DONTNEED);  // what is mapped is not dropped
+  ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+  const std::optional<CachedPages> left = cached_pages(file, 0, kLayers * kLayerBytes);
+  if (!left || left->cached != 0) {
+    ::close(file);
+    GTEST_SKIP() << "the kernel does not drop these pages, or does not say so";
+  }
+  pages_->find_lost();
+  while (pages_->status().lost_bytes != kLayers * kLayerBytes) std::this_thread::yield();
+  EXPECT_TRUE(cached_pages(file, 0, kLayers * kLayerBytes)->all());
+  EXPECT_EQ(std::memcmp(mapped, content_.data(), content_.size()), 0);
+  ::close(file);
 }
 
 }  // namespace

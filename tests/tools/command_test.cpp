@@ -360,7 +360,6 @@ TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
       {{"run", p, "--budget", "gpu=-1"}, "-1"},
       {{"run", p, "--budget", "gpu=99999999999TiB"}, "99999999999TiB"},
       {{"run", p, "--budget", "gpu=1GiB,gpu=1GiB"}, "gpu"},
-      {{"run", p, "--budget", "gpu=4MiB,pinned=4MiB,page_cache=1GiB"}, "page_cache"},
       {{"run", p, "--budget", "gpu=1MiB,pinned=4MiB"}, "gpu"},
       {{"run", p, "--budget", "gpu=4MiB,pinned=4KiB"}, "pinned"},
       {{"synth", p + "/new", "--layers", "1"}, "--layer-bytes"},

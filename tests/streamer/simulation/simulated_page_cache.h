@@ -69,6 +69,7 @@ class SimulatedPageCache final : public PageCache {
     return (*mapped_)[file].data() + offset;
   }
   void check_files() const override {}
+  void find_lost() override {}
   PageCacheStatus status() const override { return {}; }
 
  private:

@@ -35,6 +35,9 @@ struct StreamerOptions {
   /// whole gpu budget (0.2 s a GiB and more) before the first read, and passes are no faster for it, see
   /// docs/decisions/0004.
   bool register_slots = false;
+  /// Locks the pages of the page-cache tier in memory. Off, or where RLIMIT_MEMLOCK forbids it, the system may
+  /// drop them when memory is short.
+  bool lock_pages = true;
   /// How long the end waits for reads and copies under way before it leaves their memory to leak.
   std::chrono::milliseconds end_timeout{10'000};
   /// Called with one line when something is left to leak at the end (memory that a hung read may still write

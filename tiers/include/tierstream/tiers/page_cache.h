@@ -19,7 +19,7 @@ struct PageCacheStatus {
   std::string registration_refusal;  ///< why some are not registered for DMA; empty: all are
   std::uint64_t locked_bytes = 0;
   std::uint64_t registered_bytes = 0;
-  std::uint64_t lost_bytes = 0;  ///< found gone from the page cache, and read again
+  std::uint64_t lost_bytes = 0;  ///< found gone from the page cache, and read again, by chunks
 };
 
 /// File pages that the program keeps, as the staging loop sees them: mapped memory that becomes ready layer
@@ -43,14 +43,16 @@ class PageCache {
 
   /// Throws Error kFileChanged for a file that was written to or cut since the table was made. Any thread.
   virtual void check_files() const = 0;
+  /// Looks, beside everything else, whether pages were lost, and reads these again. Any thread.
+  virtual void find_lost() = 0;
   /// Any thread.
   virtual PageCacheStatus status() const = 0;
 };
 
 /// The page-cache tier: reads the plan's chunks once into the page cache, by several threads, maps them
 /// shared and read-only, locks them and registers them for DMA, run by run (ChunkSet::ranges), so that
-/// devices read them where they lie. What is not locked the system may drop; it is then read anew as it is
-/// used.
+/// devices read them where they lie. What is not locked the system may drop: `find_lost` has it read
+/// again; what is used before that comes by page faults.
 ///
 /// A file replaced by renaming goes on with its old content. A file cut while its pages are used raises
 /// SIGBUS: `check_files` narrows that race but cannot close it; see `mapped_file_at`.
@@ -58,9 +60,10 @@ class PageCache {
 /// threads when a layer has become ready or has failed.
 class FilePageCache final : public PageCache {
  public:
-  /// Holds `budget` for the plan's chunks. Throws Error kOpenFailed, kFileChanged, kOutOfMemory. `table`,
+  /// Holds `budget` for the plan's chunks. `locks`: false leaves them to the system, which may drop them when
+  /// memory is short. Throws Error kOpenFailed, kFileChanged, kOutOfMemory. `table`,
   /// `plan` and `device` outlive it.
-  FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
+  FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
                 std::function<void()> on_progress);
   /// Ends its threads; copies from its memory must be done.
   ~FilePageCache() override;
@@ -73,6 +76,7 @@ class FilePageCache final : public PageCache {
 
   /// Compares sizes and times of change.
   void check_files() const override;
+  void find_lost() override;
   PageCacheStatus status() const override;
 
  private:
