@@ -287,11 +287,15 @@ void StagingLoop::take_pages(Target& target) {
   }
   target.waits_for_pages = false;
   --waiting_for_pages_;
-  target.load.disk += pages.take_read_bytes(target.layer);
+  std::uint64_t used_bytes = is_slot(target) ? 0 : again_[target.layer].page_cache;
   for (const MappedCopy& copy : target.layout->mapped_copies) {
     parts_.copies.copy(target.memory + copy.slot_offset, pages.address(copy.file, copy.offset), copy.bytes);
-    target.load.page_cache += copy.bytes;
+    used_bytes += copy.bytes;
   }
+  // What had to be read for this came from the disk, the rest was there.
+  const std::uint64_t read_bytes = pages.take_read_bytes(target.layer);
+  target.load.disk += read_bytes;
+  target.load.page_cache += used_bytes - std::min(used_bytes, read_bytes);
   settle(target);
 }
 
@@ -342,7 +346,6 @@ void StagingLoop::finish_staying(Target& target) {
   const std::uint32_t layer = target.layer;
   parts_.copies.record(*target.ready);
   target.stage = Target::Stage::kPublished;
-  target.load.page_cache += again_[layer].page_cache;
   parts_.hand_off.stay(layer, *target.ready, target.load, again_[layer]);
   if (needs_slot(layer)) {
     if (target_of_[layer]) settle(targets_[*target_of_[layer]]);

@@ -94,10 +94,10 @@ class FileMapping {
     throw changed(bytes);
   }
 
-  /// False only where the kernel says so.
-  bool is_cached(std::uint64_t begin, std::uint64_t end) const noexcept {
+  /// `unknown`: the answer where the kernel does not say.
+  bool is_cached(std::uint64_t begin, std::uint64_t end, bool unknown) const noexcept {
     const std::optional<CachedPages> pages = cached_pages(file_, begin, end - begin);
-    return !pages || pages->all();
+    return pages ? pages->all() : unknown;
   }
 
   /// Brings file bytes into the page cache.
@@ -291,7 +291,7 @@ class FilePageCache::Loader {
       const bool looks_for_lost = run.is_ready;
       lock.unlock();
       const FileMapping& file = *mappings_[run.range.file];
-      const bool is_there = looks_for_lost && file.is_cached(begin, end);
+      const bool is_there = file.is_cached(begin, end, looks_for_lost);
       std::exception_ptr error;
       try {
         if (!is_there) file.read(begin, end, scratch);
@@ -300,10 +300,8 @@ class FilePageCache::Loader {
       }
       lock.lock();
       --run.under_way;
-      if (looks_for_lost) {  // a page that cannot be read again faults in, or fails, where it is used
-        if (!is_there && !error) count_lost(run, end - begin);
-        continue;
-      }
+      if (!is_there && !error) count_read(run, end - begin, looks_for_lost);
+      if (looks_for_lost) continue;  // a page that cannot be read again faults in, or fails, where it is used
       if (error && !run.error) {
         run.error = error;
         std::erase(queue_, index);
@@ -350,9 +348,11 @@ class FilePageCache::Loader {
   }
 
   /// With the mutex held.
-  void count_lost(const Run& run, std::uint64_t bytes) {
-    status_.lost_bytes += bytes;
-    layers_[run.layers.front()].read_bytes.fetch_add(bytes, std::memory_order_relaxed);
+  void count_read(const Run& run, std::uint64_t bytes, bool was_lost) {
+    if (was_lost) status_.lost_bytes += bytes;
+    for (const std::uint32_t layer : run.layers) {
+      layers_[layer].read_bytes.fetch_add(bytes / run.layers.size(), std::memory_order_relaxed);
+    }
   }
 
   /// With the mutex held.
@@ -364,8 +364,6 @@ class FilePageCache::Loader {
         layer.state = State::kFailed;
         continue;
       }
-      const std::uint64_t share = (run.range.end - run.range.begin) / run.layers.size();
-      layer.read_bytes.fetch_add(share, std::memory_order_relaxed);
       if (std::ranges::all_of(layer.runs, [this](std::size_t i) { return runs_[i].is_ready; })) {
         layer.state.store(State::kReady, std::memory_order_release);
       }

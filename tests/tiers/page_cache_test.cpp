@@ -86,7 +86,7 @@ TEST_F(FilePageCacheTest, BringsEveryLayerAndHoldsItsBudget) {
     EXPECT_EQ(std::memcmp(mapped, content_.data() + layer * kLayerBytes, kLayerBytes), 0);
     read += pages_->take_read_bytes(layer);
   }
-  EXPECT_EQ(read, kLayers * kLayerBytes);
+  EXPECT_LE(read, kLayers * kLayerBytes) << "the file was just written: its pages may be there";
   EXPECT_EQ(pages_->take_read_bytes(0), 0u) << "counted once";
   const PageCacheStatus status = pages_->status();
   EXPECT_EQ(status.locked_bytes == kLayers * kLayerBytes, status.lock_refusal.empty());
