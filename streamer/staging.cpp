@@ -54,7 +54,14 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
              .page_cache = pages_.get(),
              .hand_off = hand_off_,
              .rule = {plan_.slots, ground.stable_slots},
-             .trace = ground.trace}) {}
+             .trace = ground.trace}) {
+  // Here and not earlier: what the ring needs comes first.
+  if (ground.device.traits().is_host) return;
+  ram_ = RamWeights(ground.table, plan_.homes, ground.device, ground.pinned);
+  for (LayerLayout& layout : plan_.layers) ram_.split_at_edges(layout.memory_copies);
+  for (LayerLayout& layout : plan_.residents) ram_.split_at_edges(layout.memory_copies);
+  ram_.split_at_edges(plan_.outside.memory_copies);
+}
 
 void Staging::register_memory(bool with_slots) {
   if (plan_.ring.blocks != 0) ground_.storage.register_memory(ring_->memory());
@@ -123,6 +130,7 @@ void Staging::retire() noexcept {
 void Staging::free_unleased() noexcept {
   const std::scoped_lock lock(freeing_);
   ring_.reset();
+  ram_ = {};
   for (std::uint32_t slot = 0; slot < plan_.slots; ++slot) {
     if (!hand_off_.is_leased(slot)) slots_.free_memory(slot);
   }

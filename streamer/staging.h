@@ -8,6 +8,7 @@
 #include <tierstream/tiers/page_cache.h>
 #include <tierstream/tiers/pinned_ring.h>
 #include <tierstream/tiers/plan.h>
+#include <tierstream/tiers/ram_weights.h>
 #include <tierstream/tiers/slot_arena.h>
 
 #include <atomic>
@@ -61,6 +62,7 @@ class Staging {
   /// Null where the plan keeps no pages, and once retired.
   PageCache* pages() const noexcept { return pages_.get(); }
   const std::string& registration_refusal() const noexcept { return registration_refusal_; }
+  const RamWeights& ram() const noexcept { return ram_; }
   bool reads_land() const noexcept { return reads_land_; }
 
   TensorView tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const;
@@ -83,11 +85,12 @@ class Staging {
   void free_unleased() noexcept;
 
   const StagingGround ground_;
-  const Plan plan_;
+  Plan plan_;
   const std::uint64_t generation_;
   std::byte* const outside_;
   const bool reads_land_;
   std::unique_ptr<PageCache> pages_;
+  RamWeights ram_;
   Reservation residents_reservation_;
   DeviceMemory residents_;
   std::optional<PinnedRing> ring_;

@@ -51,6 +51,7 @@ TensorView Streamer::outside(std::string_view name, const AcquireOptions& option
 StreamerStats Streamer::stats() const { return core_->stats(); }
 StoragePath Streamer::storage_path() const { return core_->storage_path(); }
 PageCacheStatus Streamer::page_cache_status() const { return core_->page_cache_status(); }
+RamWeightsStatus Streamer::ram_weights_status() const { return core_->ram_weights_status(); }
 std::string Streamer::registration_refusal() const { return core_->registration_refusal(); }
 
 std::uint64_t Streamer::generation() const noexcept { return core_->generation(); }

@@ -199,7 +199,8 @@ void StreamerCore::refuse_unless_running() const {
 
 /// What leases hold that were given before the last change.
 Budget StreamerCore::held() const noexcept {
-  const Budget now = staging_->is_retired() ? Budget{} : staging_->plan().used;
+  Budget now = staging_->is_retired() ? Budget{} : staging_->plan().used;
+  now.pinned += staging_->ram().reserved_bytes();
   const std::uint64_t outside = staging_->is_retired() ? outside_reservation_.bytes() : 0;
   return {.gpu = gpu_.used_bytes() - now.gpu - outside,
           .pinned = pinned_.used_bytes() - now.pinned,
@@ -381,6 +382,10 @@ StreamerStats StreamerCore::counted() const {
 PageCacheStatus StreamerCore::page_cache_status() const {
   if (state_ == State::kClosed) return final_pages_;
   return staging_->pages() != nullptr ? staging_->pages()->status() : PageCacheStatus{};
+}
+
+RamWeightsStatus StreamerCore::ram_weights_status() const {
+  return {staging_->ram().registered_bytes(), staging_->ram().refusal()};
 }
 
 StoragePath StreamerCore::storage_path() {

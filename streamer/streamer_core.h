@@ -59,6 +59,7 @@ class StreamerCore {
   StoragePath storage_path();
   const std::string& registration_refusal() const noexcept { return staging_->registration_refusal(); }
   PageCacheStatus page_cache_status() const;
+  RamWeightsStatus ram_weights_status() const;
   std::uint64_t generation() const noexcept { return staging_->generation(); }
 
   Budget set_budget(const Budget& budget);

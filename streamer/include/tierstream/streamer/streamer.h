@@ -18,6 +18,7 @@
 #include <optional>
 #include <span>
 #include <stop_token>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -35,8 +36,8 @@ struct StreamerOptions {
   /// whole gpu budget (0.2 s a GiB and more) before the first read, and passes are no faster for it, see
   /// docs/decisions/0004.
   bool register_slots = false;
-  /// Locks the pages of the page-cache tier in memory. Off, or where RLIMIT_MEMLOCK forbids it, the system may
-  /// drop them when memory is short.
+  /// Locks the pages of the page-cache tier in memory. Off, or where RLIMIT_MEMLOCK forbids it, the system
+  /// may drop them when memory is short.
   bool lock_pages = true;
   /// How long the end waits for reads and copies under way before it leaves their memory to leak.
   std::chrono::milliseconds end_timeout{10'000};
@@ -59,6 +60,11 @@ struct PassOptions {
   bool last = false;  ///< no pass follows: nothing is staged beyond the end of this one
   Stream stream = {};
   std::stop_token stop = {};
+};
+
+struct RamWeightsStatus {
+  std::uint64_t registered_bytes = 0;  ///< for DMA, by pages; part of the pinned budget
+  std::string refusal;                 ///< why others are copied more slowly; empty: none are
 };
 
 class Pass;
@@ -108,6 +114,8 @@ class Streamer {
   StoragePath storage_path() const;
   /// How the page-cache tier keeps its pages.
   PageCacheStatus page_cache_status() const;
+  /// Weights that lie in RAM: how much of them the device reads where they lie.
+  RamWeightsStatus ram_weights_status() const;
   /// Why the ring is not registered for DMA; empty when it is.
   std::string registration_refusal() const;
 
