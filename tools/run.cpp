@@ -17,6 +17,7 @@
 #include "tools/device_choice.h"
 #include "tools/interrupt.h"
 #include "tools/json_text.h"
+#include "tools/layer_choice.h"
 #include "tools/path_report.h"
 #include "tools/progress_bar.h"
 #include "tools/run_report.h"
@@ -72,15 +73,6 @@ std::string address_of(const RunArguments& arguments) {
   return arguments.backend + "://" + arguments.path;
 }
 
-std::string choose_layers(const Checkpoint& checkpoint, const RunArguments& arguments) {
-  if (!arguments.layers.empty()) return arguments.layers;
-  const std::vector<LayerList> lists = checkpoint.layer_lists();
-  if (lists.empty()) {
-    throw Error(Errc::kNoSuchLayers, "no list of layers numbered from 0", {.file = arguments.path});
-  }
-  return lists.front().prefix;
-}
-
 std::uint64_t seed_of(const Checkpoint& checkpoint, const RunArguments& arguments) {
   if (const std::optional<std::uint64_t> seed = synthetic_seed(checkpoint.metadata())) return *seed;
   throw Error(Errc::kInvalidArgument,
@@ -129,7 +121,7 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
   traces.refuse_sources(checkpoint.files());
   RunReport report;
   report.checkpoint = arguments.path;
-  report.layers = choose_layers(checkpoint, arguments);
+  report.layers = choose_layers(checkpoint, arguments.layers, arguments.path);
   const std::shared_ptr<Device> device = make_device(arguments.device, !arguments.no_landing);
   report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
   report.device = device->traits().name;

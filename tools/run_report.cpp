@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include "tools/path_report.h"
+#include "tools/timing.h"
 
 namespace tierstream {
 namespace {
@@ -13,12 +14,6 @@ std::string join_nonzero(std::initializer_list<std::pair<const char*, std::uint6
     if (bytes > 0) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", name, format_bytes(bytes));
   }
   return text.empty() ? "nothing" : text;
-}
-
-/// Passes over layers that are all there take microseconds.
-std::string format_seconds(double seconds) {
-  return seconds > 0 && seconds < 0.0005 ? fmt::format("{:.0f} us", seconds * 1e6)
-                                         : fmt::format("{:.3f} s", seconds);
 }
 
 std::string join_stalls(const StallSeconds& stall) {
