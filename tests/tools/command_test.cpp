@@ -139,6 +139,22 @@ TEST_F(CommandTest, RunTellsPlanPathReadyPassAndPeak) {
   }
 }
 
+TEST_F(CommandTest, AFileCutUnderARunIsAnErrorThatNamesIt) {
+  const TemporaryDirectory directory;
+  write_synthetic_checkpoint(directory.path(), spec_of(1, 0));
+  const std::string file = directory.path("model.safetensors");
+  Command command({"run", directory.path(), "--budget", "gpu=4MiB,pinned=4MiB,page_cache=64MiB", "--passes",
+                   "100000000", "--verify", "--device", "cpu"});
+  ASSERT_TRUE(command.wait_for_line("pass 1"));
+  std::filesystem::resize_file(file, 4096);
+  const CommandResult result = command.finish();
+  EXPECT_EQ(result.exit_code, 2);
+  // Noticed before a pass, or by a signal within one.
+  EXPECT_THAT(result.err, testing::MatchesRegex("tierstream: [^\n]*/model.safetensors: the file was "
+                                                "(cut|changed) while the page-cache tier keeps pages of "
+                                                "it[^\n]*\n"));
+}
+
 TEST_F(CommandTest, RunWritesATraceAndAPicture) {
   const TemporaryDirectory directory;
   directory.write("t.json", bytes_of_text("what was there before, and is longer than nothing"));
