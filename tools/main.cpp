@@ -38,6 +38,7 @@ int run_program(int argc, char** argv) {
   program.require_subcommand(1);
   add_synth(program);
   add_inspect(program);
+  add_plan(program);
   add_run(program);
   add_probe(program);
   try {

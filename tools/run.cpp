@@ -34,6 +34,7 @@ struct RunArguments {
   std::string path;
   std::string budget = "auto";
   std::string layers;
+  std::uint32_t slots = StreamerOptions{}.max_slots;
   std::uint32_t passes = 1;
   bool verify = false;
   std::string io = "auto";
@@ -130,6 +131,7 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
 
   Streamer streamer(checkpoint.layers(report.layers), {.device = device,
                                                        .budget = report.budget,
+                                                       .max_slots = arguments.slots,
                                                        .register_slots = is_required(arguments, "registered"),
                                                        .trace = traces.trace()});
   report.ring_refusal = streamer.registration_refusal();
@@ -179,6 +181,9 @@ void add_run(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--layers", arguments->layers,
                       "Common prefix of the layers' names, e.g.\nmodel.layers (default: the largest list)");
+  command->add_option("--slots", arguments->slots, "At most; gpu bytes beyond them keep tensors\nresident")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--passes", arguments->passes, "Walks over the layers")
       ->capture_default_str()
       ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));
