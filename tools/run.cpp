@@ -162,6 +162,8 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
     report.verified_tensors = verifier->verified_tensors();
   }
   report.path = streamer.storage_path();  // again: a fallback may have come late
+  report.kept_bytes = streamer.plan().used.page_cache;
+  report.page_cache = streamer.page_cache_status();
   report.peak_bytes = streamer.stats().peak_bytes;
   tell(describe_end(report));
   return report;
@@ -177,7 +179,9 @@ void add_run(CLI::App& program) {
   command
       ->add_option(
           "--budget", arguments->budget,
-          "Bytes for each tier, e.g.\ngpu=2GiB,pinned=64MiB,page_cache=0;\nauto: what the machine has")
+          "Bytes for each tier, e.g.\ngpu=2GiB,pinned=64MiB,page_cache=8GiB. gpu: slots\nand resident "
+          "tensors; pinned: the ring;\n"
+          "page_cache: file pages that are kept, locked, and\nnot read again. auto: what the machine has")
       ->capture_default_str();
   command->add_option("--layers", arguments->layers,
                       "Common prefix of the layers' names, e.g.\nmodel.layers (default: the largest list)");
