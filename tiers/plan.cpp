@@ -278,7 +278,7 @@ double predict_seconds(const Plan& plan, const LinkRates& rates, std::span<const
 }
 
 std::string describe(const Plan& plan) {
-  std::string text = fmt::format("gpu     {}: {} slots of {}, {} resident, {} outside the layers\n",
+  std::string text = fmt::format("gpu     {}: {} slots of {}, {} resident, {} outside\n",
                                  format_bytes(plan.used.gpu), plan.slots, format_bytes(plan.slot_bytes),
                                  format_bytes(plan.resident_bytes), format_bytes(plan.outside.slot_bytes));
   text += fmt::format("pinned  {} in {} blocks of {}\n", format_bytes(plan.used.pinned), plan.ring.blocks,
@@ -288,8 +288,10 @@ std::string describe(const Plan& plan) {
         fmt::format("cache   {} of the files' pages, {} used in place\n", format_bytes(plan.used.page_cache),
                     format_bytes(std::accumulate(plan.mapped.begin(), plan.mapped.end(), std::uint64_t{0})));
   }
-  text += fmt::format("a pass  reads {} from storage, copies {} to the device\n",
-                      format_bytes(plan.disk_bytes), format_bytes(plan.copied_bytes));
+  const bool first_loads_more = plan.all_stay() || plan.resident_bytes != 0 || !plan.page_cache.empty();
+  text += fmt::format("a pass  reads {} from storage, copies {} to the device{}\n",
+                      format_bytes(plan.disk_bytes), format_bytes(plan.copied_bytes),
+                      first_loads_more ? ",\n        from the second one on" : "");
   if (plan.predicted_seconds > 0) {
     text += fmt::format("takes   {:.3f} s, bound by {} to {:.3f} s\n", plan.predicted_seconds, plan.binding,
                         plan.bound_seconds);

@@ -13,6 +13,9 @@ void add_synth(CLI::App& program);
 /// `tierstream inspect`: lists what a checkpoint consists of.
 void add_inspect(CLI::App& program);
 
+/// `tierstream plan`: which bytes of a checkpoint live where, and what a pass takes.
+void add_plan(CLI::App& program);
+
 /// `tierstream probe`: measures the links of this machine.
 void add_probe(CLI::App& program);
 

@@ -34,6 +34,20 @@ LateFile::LateFile(std::string path) : path_(std::move(path)), is_ours_(!exists(
 
 LateFile::~LateFile() { remove_ours(); }
 
+bool LateFile::is(const std::string& path) const {
+  std::error_code ignored;  // a source need not be a file
+  return std::filesystem::equivalent(path_, path, ignored) &&
+         std::filesystem::is_regular_file(path_, ignored);
+}
+
+void LateFile::refuse_sources(std::span<const SourceFile> sources) const {
+  for (const SourceFile& source : sources) {
+    if (!is(source.path)) continue;
+    throw Error(Errc::kInvalidArgument, "this file is read, so nothing else is written to it",
+                {.file = path_});
+  }
+}
+
 void LateFile::remove_ours() const {
   std::error_code ignored;
   if (is_ours_) std::filesystem::remove(path_, ignored);

@@ -1,7 +1,10 @@
 #pragma once
 
+#include <tierstream/io/layer_table.h>
+
 #include <functional>
 #include <iosfwd>
+#include <span>
 #include <string>
 
 namespace tierstream {
@@ -12,7 +15,7 @@ namespace tierstream {
 ///   file.write([&](std::ostream& out) { ... });
 ///
 /// What the path held stays until `write`; a file that was not there is removed if it does not get written.
-/// Errors: Error kWriteFailed, naming the file.
+/// Errors: Error, naming the file; kWriteFailed where nothing else is said.
 class LateFile {
  public:
   explicit LateFile(std::string path);
@@ -21,6 +24,10 @@ class LateFile {
   ~LateFile();
 
   const std::string& path() const noexcept { return path_; }
+  /// Whether `path` is a way to the same file.
+  bool is(const std::string& path) const;
+  /// Writing over what is read would destroy it: throws Error kInvalidArgument.
+  void refuse_sources(std::span<const SourceFile> sources) const;
   void write(const std::function<void(std::ostream&)>& content);
 
  private:

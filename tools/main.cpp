@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tools/commands.h"
+#include "tools/cut_file_handler.h"
 
 namespace tierstream {
 namespace {
@@ -29,6 +30,7 @@ std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
 }
 
 int run_program(int argc, char** argv) {
+  install_cut_file_handler();
   CLI::App program("Streams neural-network weights from disk to a device, within memory budgets.",
                    "tierstream");
   program.set_version_flag("--version", "tierstream " TIERSTREAM_VERSION, "Print the version and exit");
@@ -36,6 +38,7 @@ int run_program(int argc, char** argv) {
   program.require_subcommand(1);
   add_synth(program);
   add_inspect(program);
+  add_plan(program);
   add_run(program);
   add_probe(program);
   try {

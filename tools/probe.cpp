@@ -1,17 +1,11 @@
 #include <fmt/format.h>
-#include <stdlib.h>
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/budget.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
-#include <vector>
 
 #include "tools/commands.h"
 #include "tools/device_choice.h"
@@ -19,16 +13,14 @@
 #include "tools/json_text.h"
 #include "tools/link_probe.h"
 #include "tools/machine_limits.h"
+#include "tools/probe_file.h"
 #include "tools/probe_report.h"
 #include "tools/progress_bar.h"
-#include "tools/synthetic_contents.h"
-#include "tools/uncached_file.h"
 
 namespace tierstream {
 namespace {
 
 constexpr std::uint64_t kMinFileBytes = 16u << 20;  // 16 threads read 1 MiB each
-constexpr std::uint64_t kWriteBytes = 8u << 20;
 
 struct ProbeArguments {
   std::string directory = ".";
@@ -45,66 +37,6 @@ std::uint64_t file_bytes_of(const ProbeArguments& arguments) {
                                                   arguments.bytes, format_bytes(kMinFileBytes)));
 }
 
-/// The bar of what is done now; there are several jobs, one after the other.
-class JobBar {
- public:
-  void update(const std::string& job, std::uint64_t done_bytes, std::uint64_t total_bytes) {
-    if (job != job_) {
-      job_ = job;
-      bar_.reset();  // wipes its line before the next one begins
-      bar_.emplace(job, total_bytes);
-    }
-    bar_->update(done_bytes);
-  }
-
- private:
-  std::string job_;
-  std::optional<ProgressBar> bar_;
-};
-
-/// A file of a name of its own, removed at its end.
-class TestFile {
- public:
-  /// Empty. Throws Error kWriteFailed where none can be made.
-  explicit TestFile(const std::string& directory)
-      : path_((std::filesystem::path(directory) / "tierstream-probe-XXXXXX").string()) {
-    const int descriptor = ::mkstemp(path_.data());
-    if (descriptor < 0) {
-      throw Error(Errc::kWriteFailed, "cannot make a file here", {.file = directory},
-                  {errno, std::generic_category()});
-    }
-    ::close(descriptor);
-  }
-  TestFile(const TestFile&) = delete;
-  TestFile& operator=(const TestFile&) = delete;
-  ~TestFile() { ::unlink(path_.c_str()); }
-
-  const std::string& path() const noexcept { return path_; }
-
- private:
-  std::string path_;
-};
-
-/// With contents that no file system makes smaller. `tell` is called when there is room for the file, before
-/// anything is written.
-template <typename Tell>
-void write_file(const std::string& path, std::uint64_t bytes, const LinkProbeOptions& options,
-                const Tell& tell) {
-  UncachedFile file(path, bytes);
-  tell();
-  const SyntheticContents contents(0, DType::kU8, "probe");
-  std::vector<std::byte> buffer(kWriteBytes);
-  for (std::uint64_t done = 0; done < bytes;) {
-    if (options.stop.stop_requested()) throw Error(Errc::kCancelled, "writing was stopped");
-    const auto part = std::span(buffer).first(std::min(kWriteBytes, bytes - done));
-    contents.fill(done, part);
-    file.append(part);
-    done += part.size();
-    options.progress("writing", done, bytes);
-  }
-  file.finish();
-}
-
 void probe(const ProbeArguments& arguments) {
   const Interrupt interrupt;
   ProbeReport report;
@@ -119,8 +51,8 @@ void probe(const ProbeArguments& arguments) {
                                    .progress = [&](const std::string& job, std::uint64_t done,
                                                    std::uint64_t total) { bar.update(job, done, total); },
                                    .stop = interrupt.token()};
-    const TestFile file(arguments.directory);
-    write_file(file.path(), report.file_bytes, options, [&] {
+    const ProbeFile file(arguments.directory);
+    file.write(report.file_bytes, options, [&] {
       if (arguments.json) return;
       fmt::print("file    {} in {}, removed at the end\n\n", format_bytes(report.file_bytes),
                  printable(arguments.directory));

@@ -17,6 +17,7 @@
 #include "tools/device_choice.h"
 #include "tools/interrupt.h"
 #include "tools/json_text.h"
+#include "tools/layer_choice.h"
 #include "tools/path_report.h"
 #include "tools/progress_bar.h"
 #include "tools/run_report.h"
@@ -33,6 +34,7 @@ struct RunArguments {
   std::string path;
   std::string budget = "auto";
   std::string layers;
+  std::uint32_t slots = StreamerOptions{}.max_slots;
   std::uint32_t passes = 1;
   bool verify = false;
   std::string io = "auto";
@@ -70,15 +72,6 @@ std::string address_of(const RunArguments& arguments) {
                 {.file = arguments.path});
   }
   return arguments.backend + "://" + arguments.path;
-}
-
-std::string choose_layers(const Checkpoint& checkpoint, const RunArguments& arguments) {
-  if (!arguments.layers.empty()) return arguments.layers;
-  const std::vector<LayerList> lists = checkpoint.layer_lists();
-  if (lists.empty()) {
-    throw Error(Errc::kNoSuchLayers, "no list of layers numbered from 0", {.file = arguments.path});
-  }
-  return lists.front().prefix;
 }
 
 std::uint64_t seed_of(const Checkpoint& checkpoint, const RunArguments& arguments) {
@@ -129,7 +122,7 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
   traces.refuse_sources(checkpoint.files());
   RunReport report;
   report.checkpoint = arguments.path;
-  report.layers = choose_layers(checkpoint, arguments);
+  report.layers = choose_layers(checkpoint, arguments.layers, arguments.path);
   const std::shared_ptr<Device> device = make_device(arguments.device, !arguments.no_landing);
   report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
   report.device = device->traits().name;
@@ -138,6 +131,7 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
 
   Streamer streamer(checkpoint.layers(report.layers), {.device = device,
                                                        .budget = report.budget,
+                                                       .max_slots = arguments.slots,
                                                        .register_slots = is_required(arguments, "registered"),
                                                        .trace = traces.trace()});
   report.ring_refusal = streamer.registration_refusal();
@@ -168,6 +162,8 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
     report.verified_tensors = verifier->verified_tensors();
   }
   report.path = streamer.storage_path();  // again: a fallback may have come late
+  report.kept_bytes = streamer.plan().used.page_cache;
+  report.page_cache = streamer.page_cache_status();
   report.peak_bytes = streamer.stats().peak_bytes;
   tell(describe_end(report));
   return report;
@@ -183,10 +179,15 @@ void add_run(CLI::App& program) {
   command
       ->add_option(
           "--budget", arguments->budget,
-          "Bytes for each tier, e.g.\ngpu=2GiB,pinned=64MiB,page_cache=0;\nauto: what the machine has")
+          "Bytes for each tier, e.g.\ngpu=2GiB,pinned=64MiB,page_cache=8GiB. gpu: slots\nand resident "
+          "tensors; pinned: the ring;\n"
+          "page_cache: file pages that are kept, locked, and\nnot read again. auto: what the machine has")
       ->capture_default_str();
   command->add_option("--layers", arguments->layers,
                       "Common prefix of the layers' names, e.g.\nmodel.layers (default: the largest list)");
+  command->add_option("--slots", arguments->slots, "At most; gpu bytes beyond them keep tensors\nresident")
+      ->capture_default_str()
+      ->check(CLI::PositiveNumber);
   command->add_option("--passes", arguments->passes, "Walks over the layers")
       ->capture_default_str()
       ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));

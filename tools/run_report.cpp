@@ -1,8 +1,13 @@
 #include "tools/run_report.h"
 
 #include <fmt/format.h>
+#include <tierstream/io/error.h>
+
+#include <utility>
 
 #include "tools/path_report.h"
+#include "tools/plan_report.h"
+#include "tools/timing.h"
 
 namespace tierstream {
 namespace {
@@ -15,12 +20,6 @@ std::string join_nonzero(std::initializer_list<std::pair<const char*, std::uint6
   return text.empty() ? "nothing" : text;
 }
 
-/// Passes over layers that are all there take microseconds.
-std::string format_seconds(double seconds) {
-  return seconds > 0 && seconds < 0.0005 ? fmt::format("{:.0f} us", seconds * 1e6)
-                                         : fmt::format("{:.3f} s", seconds);
-}
-
 std::string join_stalls(const StallSeconds& stall) {
   std::string text;
   for (const auto& [name, seconds] : {std::pair{"disk", stall.disk}, std::pair{"ring", stall.ring},
@@ -28,6 +27,32 @@ std::string join_stalls(const StallSeconds& stall) {
     if (seconds >= 0.0005) text += fmt::format("{}{} {:.3f} s", text.empty() ? ": " : ", ", name, seconds);
   }
   return text;
+}
+
+std::string describe_page_cache(const RunReport& report) {
+  if (report.kept_bytes == 0) return {};
+  const PageCacheStatus& status = report.page_cache;
+  std::string text =
+      fmt::format("kept    {} of pages, {} locked, {} registered\n", format_bytes(report.kept_bytes),
+                  format_bytes(status.locked_bytes), format_bytes(status.registered_bytes));
+  for (const auto& [wanted, refusal] :
+       {std::pair{"locked", status.lock_refusal}, std::pair{"registered", status.registration_refusal}}) {
+    if (!refusal.empty()) text += fmt::format("        not all {}: {}\n", wanted, printable(refusal));
+  }
+  if (status.lost_bytes > 0) {
+    text += fmt::format("        lost {} and read them again\n", format_bytes(status.lost_bytes));
+  }
+  return text;
+}
+
+nlohmann::json page_cache_to_json(const RunReport& report) {
+  const PageCacheStatus& status = report.page_cache;
+  return {{"kept_bytes", report.kept_bytes},
+          {"locked_bytes", status.locked_bytes},
+          {"lock_refusal", status.lock_refusal},
+          {"registered_bytes", status.registered_bytes},
+          {"registration_refusal", status.registration_refusal},
+          {"lost_bytes", status.lost_bytes}};
 }
 
 }  // namespace
@@ -47,7 +72,8 @@ std::string describe_pass(std::size_t number, const PassStats& pass) {
 
 std::string describe_end(const RunReport& report) {
   const StreamerStats::Peak& peak = report.peak_bytes;
-  std::string text = fmt::format(
+  std::string text = describe_page_cache(report);
+  text += fmt::format(
       "peak    {}\n",
       join_nonzero({{"gpu", peak.gpu}, {"pinned", peak.pinned}, {"page_cache", peak.page_cache}}));
   if (report.verified_tensors > 0) {
@@ -78,13 +104,11 @@ nlohmann::json to_json(const RunReport& report) {
   return {{"checkpoint", report.checkpoint},
           {"layers", report.layers},
           {"device", report.device},
-          {"budget",
-           {{"gpu", report.budget.gpu},
-            {"pinned", report.budget.pinned},
-            {"page_cache", report.budget.page_cache}}},
+          {"budget", to_json(report.budget)},
           {"path", std::move(path)},
           {"first_layer_seconds", report.first_layer_seconds},
           {"passes", std::move(passes)},
+          {"page_cache", page_cache_to_json(report)},
           {"peak_bytes",
            {{"pinned", report.peak_bytes.pinned},
             {"page_cache", report.peak_bytes.page_cache},

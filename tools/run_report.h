@@ -3,7 +3,7 @@
 #include <tierstream/io/storage_backend.h>
 #include <tierstream/streamer/stats.h>
 #include <tierstream/tiers/budget.h>
-#include <tierstream/tiers/plan.h>
+#include <tierstream/tiers/page_cache.h>
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
@@ -22,6 +22,8 @@ struct RunReport {
   std::string ring_refusal;        ///< why the ring is not registered for DMA; empty: it is
   double first_layer_seconds = 0;  ///< from the command's start until the first layer was ready
   std::vector<PassStats> passes;
+  std::uint64_t kept_bytes = 0;  ///< file pages that the page-cache tier keeps
+  PageCacheStatus page_cache;
   StreamerStats::Peak peak_bytes;
   std::uint64_t verified_tensors = 0;
 };

@@ -1,5 +1,7 @@
 #include "tools/timing.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -19,6 +21,11 @@ double seconds_of(const std::function<void()>& work) {
   const auto begin = std::chrono::steady_clock::now();
   work();
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
+std::string format_seconds(double seconds) {
+  return seconds > 0 && seconds < 0.0005 ? fmt::format("{:.0f} us", seconds * 1e6)
+                                         : fmt::format("{:.3f} s", seconds);
 }
 
 std::vector<std::vector<double>> take_turns(std::span<const TimedRun> runs, unsigned rounds,

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 namespace tierstream {
@@ -12,6 +13,10 @@ double quantile(std::span<const double> values, double share);
 
 /// Seconds that `work` takes.
 double seconds_of(const std::function<void()>& work);
+
+/// For people: "1.234 s"; what takes no time worth that, such as a pass over layers that are all there, as
+/// "56 us".
+std::string format_seconds(double seconds);
 
 /// Something measured: does it once and returns its seconds.
 using TimedRun = std::function<double()>;

@@ -4,24 +4,14 @@
 #include <tierstream/io/error.h>
 
 #include <exception>
-#include <filesystem>
 #include <ostream>
-#include <system_error>
 
 namespace tierstream {
-namespace {
-
-bool is_same_file(const std::string& one, const std::string& other) {
-  std::error_code ignored;  // a source need not be a file
-  return std::filesystem::equivalent(one, other, ignored) && std::filesystem::is_regular_file(one, ignored);
-}
-
-}  // namespace
 
 TraceFiles::TraceFiles(const std::string& trace_path, const std::string& timeline_path) {
   if (!trace_path.empty()) chrome_.emplace(trace_path);
   if (!timeline_path.empty()) timeline_.emplace(timeline_path);
-  if (chrome_ && timeline_ && is_same_file(trace_path, timeline_path)) {
+  if (chrome_ && timeline_ && chrome_->is(timeline_path)) {
     throw Error(Errc::kInvalidArgument, "--trace and --timeline need a file each", {.file = trace_path});
   }
   if (chrome_ || timeline_) trace_ = std::make_shared<Trace>();
@@ -29,12 +19,7 @@ TraceFiles::TraceFiles(const std::string& trace_path, const std::string& timelin
 
 void TraceFiles::refuse_sources(std::span<const SourceFile> sources) const {
   for (const std::optional<LateFile>* file : {&chrome_, &timeline_}) {
-    if (!*file) continue;
-    for (const SourceFile& source : sources) {
-      if (!is_same_file((*file)->path(), source.path)) continue;
-      throw Error(Errc::kInvalidArgument, "this file is read, so no trace goes there",
-                  {.file = (*file)->path()});
-    }
+    if (*file) (*file)->refuse_sources(sources);
   }
 }
 

@@ -113,7 +113,7 @@ TEST_F(CommandTest, RunPrintsExactlyTheDocumentedKeys) {
   using testing::UnorderedElementsAre;
   EXPECT_THAT(keys_of(report),
               UnorderedElementsAre("checkpoint", "layers", "device", "budget", "path", "first_layer_seconds",
-                                   "passes", "peak_bytes", "verified_tensors"));
+                                   "passes", "page_cache", "peak_bytes", "verified_tensors"));
   EXPECT_THAT(keys_of(report["path"]),
               UnorderedElementsAre("backend", "direct", "cached_reads", "files_registered",
                                    "buffers_registered", "ring_registered", "fallbacks"));
@@ -124,6 +124,10 @@ TEST_F(CommandTest, RunPrintsExactlyTheDocumentedKeys) {
   EXPECT_THAT(keys_of(report["passes"][0]["stall_seconds"]),
               UnorderedElementsAre("disk", "ring", "copy", "slot"));
   EXPECT_THAT(keys_of(report["peak_bytes"]), UnorderedElementsAre("pinned", "page_cache", "gpu"));
+  EXPECT_THAT(keys_of(report["page_cache"]),
+              UnorderedElementsAre("kept_bytes", "locked_bytes", "lock_refusal", "registered_bytes",
+                                   "registration_refusal", "lost_bytes"));
+  EXPECT_EQ(report["page_cache"]["kept_bytes"], 0);
   EXPECT_EQ(report["verified_tensors"], 0);
   EXPECT_GT(report["first_layer_seconds"], 0);
 }
@@ -137,6 +141,42 @@ TEST_F(CommandTest, RunTellsPlanPathReadyPassAndPeak) {
         "\npass 2  ", "\n        stalled ", "\npeak    gpu "}) {
     EXPECT_THAT(result.out, HasSubstr(word));
   }
+}
+
+TEST_F(CommandTest, RunKeepsPagesAndTellsHow) {
+  const std::string budget = "gpu=4MiB,pinned=4MiB,page_cache=64MiB";
+  const CommandResult result =
+      run_command({"run", path(), "--budget", budget, "--passes", "2", "--device", "cpu", "--verify"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_THAT(result.out, HasSubstr(",\n        from the second one on\n"));
+  EXPECT_THAT(result.out, HasSubstr("\nkept    "));
+  EXPECT_LE(columns_of(result.out), 80u) << result.out;
+  const CommandResult as_json =
+      run_command({"run", path(), "--budget", budget, "--passes", "2", "--device", "cpu", "--json"});
+  const json report = json::parse(as_json.out);
+  const json& kept = report["page_cache"];
+  EXPECT_GE(kept["kept_bytes"], kLayers * kMiB);
+  EXPECT_EQ(kept["registered_bytes"], kept["kept_bytes"]) << "the CPU device reads all there is";
+  EXPECT_EQ(kept["locked_bytes"] == kept["kept_bytes"], kept["lock_refusal"] == "");
+  EXPECT_EQ(kept["lost_bytes"], 0);
+  EXPECT_EQ(report["passes"][1]["bytes"]["disk"], 0);
+  EXPECT_GT(report["passes"][1]["bytes"]["page_cache"], kMiB);
+}
+
+TEST_F(CommandTest, AFileCutUnderARunIsAnErrorThatNamesIt) {
+  const TemporaryDirectory directory;
+  write_synthetic_checkpoint(directory.path(), spec_of(1, 0));
+  const std::string file = directory.path("model.safetensors");
+  Command command({"run", directory.path(), "--budget", "gpu=4MiB,pinned=4MiB,page_cache=64MiB", "--passes",
+                   "100000000", "--verify", "--device", "cpu"});
+  ASSERT_TRUE(command.wait_for_line("pass 1"));
+  std::filesystem::resize_file(file, 4096);
+  const CommandResult result = command.finish();
+  EXPECT_EQ(result.exit_code, 2);
+  // Noticed before a pass, or by a signal within one.
+  EXPECT_THAT(result.err, testing::MatchesRegex("tierstream: [^\n]*/model.safetensors: the file was "
+                                                "(cut|changed) while the page-cache tier keeps pages of "
+                                                "it[^\n]*\n"));
 }
 
 TEST_F(CommandTest, RunWritesATraceAndAPicture) {
@@ -360,6 +400,7 @@ TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
       {{"run", p, "--budget", "gpu=-1"}, "-1"},
       {{"run", p, "--budget", "gpu=99999999999TiB"}, "99999999999TiB"},
       {{"run", p, "--budget", "gpu=1GiB,gpu=1GiB"}, "gpu"},
+      {{"run", p, "--budget", kBudget, "--slots", "0"}, "--slots"},
       {{"run", p, "--budget", "gpu=1MiB,pinned=4MiB"}, "gpu"},
       {{"run", p, "--budget", "gpu=4MiB,pinned=4KiB"}, "pinned"},
       {{"synth", p + "/new", "--layers", "1"}, "--layer-bytes"},

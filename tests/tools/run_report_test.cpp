@@ -1,0 +1,49 @@
+#include "tools/run_report.h"
+
+#include <gmock/gmock.h>
+
+namespace tierstream {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+using testing::StartsWith;
+
+constexpr std::uint64_t kMiB = 1u << 20;
+
+TEST(RunReport, TellsHowPagesAreKept) {
+  RunReport report;
+  report.kept_bytes = 64 * kMiB;
+  report.page_cache.locked_bytes = 64 * kMiB;
+  report.page_cache.registered_bytes = 64 * kMiB;
+  EXPECT_THAT(describe_end(report),
+              StartsWith("kept    64.0 MiB of pages, 64.0 MiB locked, 64.0 MiB registered\npeak "));
+}
+
+TEST(RunReport, TellsWhyPagesAreNotKeptForSureAndHowManyWereLost) {
+  RunReport report;
+  report.kept_bytes = 64 * kMiB;
+  report.page_cache = {.lock_refusal = "mlock of 32.0 MiB: no",
+                       .registration_refusal = "cudaHostRegister\nof 32.0 MiB: no",
+                       .locked_bytes = 32 * kMiB,
+                       .registered_bytes = 0,
+                       .lost_bytes = 3 * kMiB};
+  EXPECT_THAT(describe_end(report),
+              StartsWith("kept    64.0 MiB of pages, 32.0 MiB locked, 0 B registered\n"
+                         "        not all locked: mlock of 32.0 MiB: no\n"
+                         "        not all registered: cudaHostRegister\\x0aof 32.0 MiB: no\n"
+                         "        lost 3.00 MiB and read them again\n"));
+  const nlohmann::json kept = to_json(report)["page_cache"];
+  EXPECT_EQ(kept["kept_bytes"], 64 * kMiB);
+  EXPECT_EQ(kept["locked_bytes"], 32 * kMiB);
+  EXPECT_EQ(kept["lock_refusal"], "mlock of 32.0 MiB: no");
+  EXPECT_EQ(kept["registration_refusal"], "cudaHostRegister\nof 32.0 MiB: no");
+  EXPECT_EQ(kept["lost_bytes"], 3 * kMiB);
+}
+
+TEST(RunReport, SaysNothingOfPagesWhereNoneAreKept) {
+  EXPECT_THAT(describe_end(RunReport()), Not(HasSubstr("kept")));
+}
+
+}  // namespace
+}  // namespace tierstream
