@@ -9,7 +9,6 @@
 #include <cstdio>
 #include <filesystem>
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -44,23 +43,6 @@ std::uint64_t file_bytes_of(const ProbeArguments& arguments) {
   throw Error(Errc::kInvalidArgument, fmt::format("--bytes {}: a file of {} or more says something",
                                                   arguments.bytes, format_bytes(kMinFileBytes)));
 }
-
-/// The bar of what is done now; there are several jobs, one after the other.
-class JobBar {
- public:
-  void update(const std::string& job, std::uint64_t done_bytes, std::uint64_t total_bytes) {
-    if (job != job_) {
-      job_ = job;
-      bar_.reset();  // wipes its line before the next one begins
-      bar_.emplace(job, total_bytes);
-    }
-    bar_->update(done_bytes);
-  }
-
- private:
-  std::string job_;
-  std::optional<ProgressBar> bar_;
-};
 
 /// A file of a name of its own, removed at its end.
 class TestFile {

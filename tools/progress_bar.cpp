@@ -77,4 +77,13 @@ void ProgressBar::update(std::uint64_t done_bytes) {
   drawn_ = true;
 }
 
+void JobBar::update(const std::string& job, std::uint64_t done_bytes, std::uint64_t total_bytes) {
+  if (job != job_) {
+    job_ = job;
+    bar_.reset();  // wipes its line before the next one begins
+    bar_.emplace(job, total_bytes);
+  }
+  bar_->update(done_bytes);
+}
+
 }  // namespace tierstream

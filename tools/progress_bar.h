@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <functional>
+#include <optional>
 #include <string>
 
 namespace tierstream {
@@ -40,6 +41,16 @@ class ProgressBar {
   Clock::time_point begin_;
   Clock::time_point next_drawing_;
   bool drawn_ = false;
+};
+
+/// The bar of what is done now, where there are several jobs, one after the other. Threads: one at a time.
+class JobBar {
+ public:
+  void update(const std::string& job, std::uint64_t done_bytes, std::uint64_t total_bytes);
+
+ private:
+  std::string job_;
+  std::optional<ProgressBar> bar_;
 };
 
 }  // namespace tierstream
