@@ -17,7 +17,9 @@
 #include "tools/device_choice.h"
 #include "tools/interrupt.h"
 #include "tools/json_text.h"
+#include "tools/link_rates.h"
 #include "tools/path_report.h"
+#include "tools/probe_report.h"
 #include "tools/progress_bar.h"
 #include "tools/run_report.h"
 #include "tools/synthetic_checkpoint.h"
@@ -43,6 +45,8 @@ struct RunArguments {
   bool json = false;
   std::string trace;
   std::string timeline;
+  std::vector<std::string> rates;
+  bool probe = false;
 };
 
 bool is_required(const RunArguments& arguments, const std::string& what) {
@@ -117,9 +121,15 @@ void verify_outside(TensorVerifier& verifier, Streamer& streamer, const std::sto
   }
 }
 
+std::vector<std::string> paths_of(const Checkpoint& checkpoint) {
+  std::vector<std::string> paths;
+  for (const SourceFile& file : checkpoint.files()) paths.push_back(file.path);
+  return paths;
+}
+
 /// People get each line as soon as it is known; `--json` keeps quiet until the end.
 RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std::stop_token& stop) {
-  const Clock::time_point begin = Clock::now();
+  Clock::time_point begin = Clock::now();
   const auto tell = [&](const std::string& text) {
     if (arguments.json) return;
     fmt::print("{}", text);
@@ -133,6 +143,15 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
   const std::shared_ptr<Device> device = make_device(arguments.device, !arguments.no_landing);
   report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
   report.device = device->traits().name;
+  report.rates = parse_rates(arguments.rates);
+  if (arguments.probe) {
+    const Clock::time_point probe_begin = Clock::now();
+    const MeasuredRates measured = measure_rates(paths_of(checkpoint), *device, stop);
+    report.rates = measured.rates();
+    tell(describe_links({{"disk, direct", measured.disk}, {"host to device", measured.host_to_device}}) +
+         '\n');
+    begin += Clock::now() - probe_begin;
+  }
   std::optional<TensorVerifier> verifier;
   if (arguments.verify) verifier.emplace(seed_of(checkpoint, arguments), *device, checkpoint.files());
 
@@ -148,6 +167,7 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
                    report.device));
   tell(describe(streamer.plan()));
 
+  const JudgeOptions judging{.is_host = device->traits().is_host};
   for (std::uint32_t number = 1; number <= arguments.passes; ++number) {
     const PassOptions options{.last = number == arguments.passes, .stop = stop};
     bool first_layer = number == 1;
@@ -160,8 +180,9 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
       }
       if (verifier) verify_layer(*verifier, lease, stop);
     });
-    report.passes.push_back(streamer.stats().last_pass);
-    tell(describe_pass(number, report.passes.back()));
+    const PassStats pass = streamer.stats().last_pass;
+    report.passes.push_back({pass, judge(pass, streamer.plan(), report.rates, judging)});
+    tell(describe_pass(number, report.passes.back(), report.rates));
   }
   if (verifier) {
     verify_outside(*verifier, streamer, stop);
@@ -210,6 +231,16 @@ void add_run(CLI::App& program) {
                       "cpu, cuda or cuda:N (default: cuda if there\nis one, else cpu)");
   command->add_flag("--no-landing", arguments->no_landing,
                     "On the CPU device, read into the ring and\ncopy instead of reading into slots");
+  CLI::Option* const rates = command
+                                 ->add_option("--rates", arguments->rates,
+                                              "What the links give, bytes a second, e.g.\n"
+                                              "disk=1.7GB,host_to_device=50GB; passes are\njudged by it")
+                                 ->delimiter(',')
+                                 ->allow_extra_args(false);
+  command
+      ->add_flag("--probe", arguments->probe,
+                 "Measure that first, for a few seconds; only\nreads, and not through the page cache")
+      ->excludes(rates);
   command->add_flag("--json", arguments->json, "Print one JSON object");
   command->add_option("--trace", arguments->trace,
                       "File for what happened when, to be opened in\nui.perfetto.dev or chrome://tracing");
