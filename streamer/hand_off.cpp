@@ -45,6 +45,7 @@ HandOff::HandOff(std::vector<std::uint8_t> needs_slot, SlotRule rule, SlotArena&
       clock_(clock),
       wake_loop_(std::move(wake_loop)),
       trace_(trace),
+      links_(clock),
       schedule_(layers_),
       places_(rule.slots + layers_ + 1),
       stays_(layers_ + 1),
@@ -242,6 +243,7 @@ void HandOff::begin_pass(std::span<const std::uint32_t> order, bool wraps) {
     const std::scoped_lock lock(mutex_);
     schedule_.begin_pass(order, wraps);
     current_ = {};
+    links_before_ = links_work();
     wake = changed();
   }
   if (wake) wake_loop_();
@@ -249,12 +251,15 @@ void HandOff::begin_pass(std::span<const std::uint32_t> order, bool wraps) {
 
 PassStats HandOff::end_pass() {
   const std::scoped_lock lock(mutex_);
+  current_.links = links_work() - links_before_;
   return std::exchange(current_, {});
 }
 
 PassStats HandOff::total() const {
   const std::scoped_lock lock(mutex_);
-  return total_;
+  PassStats total = total_;
+  total.links = links_work();
+  return total;
 }
 
 void HandOff::add_stall(StallCause cause, std::chrono::nanoseconds time) {
@@ -267,6 +272,8 @@ void HandOff::carry_on(const HandOff& before) {
   schedule_ = before.schedule_;
   current_ = before.current_;
   total_ = before.total_;
+  links_carried_ = before.links_work();
+  links_before_ = before.links_before_;
 }
 
 bool HandOff::is_leased(std::uint32_t place) const {

@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "clock.h"
+#include "link_meter.h"
 #include "schedule.h"
 #include "trace_recorder.h"
 
@@ -133,6 +134,8 @@ class HandOff {
   void fail(std::uint32_t layer, std::exception_ptr error);
   /// Bytes moved for a layer that was given up before it was published.
   void add_unused(const TierBytes& load);
+  /// What the loop says of its links; without the mutex.
+  LinkMeters& links() noexcept { return links_; }
 
  private:
   static constexpr std::uint32_t kNone = std::numeric_limits<std::uint32_t>::max();
@@ -173,6 +176,7 @@ class HandOff {
   void count_stall(StallCause cause, std::chrono::nanoseconds time);
   void account(Place& place);
   void count_unused(const TierBytes& load);
+  LinksWork links_work() const { return links_carried_ + links_.work(); }
   /// Marks a change and returns whether the loop sleeps and must be woken once the mutex is free.
   [[nodiscard]] bool changed();
 
@@ -183,6 +187,7 @@ class HandOff {
   const Clock& clock_;
   const std::function<void()> wake_loop_;
   const TraceRecorder trace_;
+  LinkMeters links_;
 
   mutable std::mutex mutex_;
   std::condition_variable_any published_;
@@ -201,6 +206,8 @@ class HandOff {
   bool loop_sleeps_ = false;
   PassStats current_;
   PassStats total_;
+  LinksWork links_carried_;  // from other budgets' hand-offs
+  LinksWork links_before_;   // the pass
 };
 
 }  // namespace tierstream

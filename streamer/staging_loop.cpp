@@ -48,6 +48,7 @@ StagingLoop::StagingLoop(const StagingParts& parts)
       target.stage = Target::Stage::kPublished;  // nothing stays
   }
   for (BlockUse& block : blocks_) block.copied = parts_.device.make_event();
+  memory_copied_ = parts_.device.make_event();
   copying_.reserve(blocks_.size());
   wanted_.reserve(parts_.hand_off.most_wanted());
   batch_.reserve(completions_.size());
@@ -85,6 +86,7 @@ void StagingLoop::step() {
     start_reads();
     if (round.someone_waits) cause_ = cause_of_wait();
   }
+  meter_links();
   handled_ = 0;
   completed_ = parts_.storage.collect(completions_, patience());
 }
@@ -99,6 +101,7 @@ void StagingLoop::stop() {
 
 bool StagingLoop::drained() const {
   return handled_ == completed_ && parts_.storage.in_flight() == 0 && copying_.empty() &&
+         last_copied_ == nullptr &&
          std::ranges::all_of(targets_, [](const Target& target) { return target.ready->done(); });
 }
 
@@ -125,8 +128,11 @@ void StagingLoop::finish_read(const Completion& completion) {
     parts_.hand_off.fail(target.layer, read_error(target, read, completion));
     abandon(target);
   }
-  target.load.disk += completion.bytes - completion.cached_bytes;
+  const std::size_t disk_bytes = completion.bytes - completion.cached_bytes;
+  target.load.disk += disk_bytes;
   target.load.page_cache += completion.cached_bytes;
+  parts_.hand_off.links().disk.add_bytes(disk_bytes);
+  parts_.hand_off.links().cached.add_bytes(completion.cached_bytes);
   if (!id.landing) {
     BlockUse& use = blocks_[id.index];
     if (target.stage == Target::Stage::kAbandoned) {
@@ -151,9 +157,10 @@ void StagingLoop::copy_block(std::uint32_t block_index) {
   const std::byte* source = use.block->memory().data();
   if (parts_.trace) trace_block(TraceEvent::Kind::kRead, use);
   for (const BlockCopy& copy : use.fill->copies) {
-    parts_.copies.copy(target.memory + copy.slot_offset, source + copy.block_offset, copy.bytes);
+    queue_copy(target.memory + copy.slot_offset, source + copy.block_offset, copy.bytes);
   }
   parts_.copies.record(*use.copied);
+  last_copied_ = use.copied.get();
   copying_.push_back(block_index);
   --target.blocks_reading;
   ++target.blocks_copying;
@@ -263,9 +270,10 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   target.memory_copies_since.reset();
   if (parts_.trace && !target.layout->memory_copies.empty()) target.memory_copies_since = parts_.trace.now();
   for (const MemoryCopy& copy : target.layout->memory_copies) {
-    parts_.copies.copy(target.memory + copy.slot_offset, copy.source, copy.bytes);
+    queue_copy(target.memory + copy.slot_offset, copy.source, copy.bytes);
     target.load.pinned += copy.bytes;
   }
+  if (!target.layout->memory_copies.empty()) end_memory_copies();
   if (!target.layout->mapped_copies.empty() || (!is_slot(target) && again_[layer].page_cache != 0)) {
     target.waits_for_pages = true;
     ++waiting_for_pages_;
@@ -289,13 +297,15 @@ void StagingLoop::take_pages(Target& target) {
   --waiting_for_pages_;
   std::uint64_t used_bytes = is_slot(target) ? 0 : again_[target.layer].page_cache;
   for (const MappedCopy& copy : target.layout->mapped_copies) {
-    parts_.copies.copy(target.memory + copy.slot_offset, pages.address(copy.file, copy.offset), copy.bytes);
+    queue_copy(target.memory + copy.slot_offset, pages.address(copy.file, copy.offset), copy.bytes);
     used_bytes += copy.bytes;
   }
   // What had to be read for this came from the disk, the rest was there.
   const std::uint64_t read_bytes = pages.take_read_bytes(target.layer);
   target.load.disk += read_bytes;
+  parts_.hand_off.links().disk.add_bytes(read_bytes);
   target.load.page_cache += used_bytes - std::min(used_bytes, read_bytes);
+  if (!target.layout->mapped_copies.empty()) end_memory_copies();
   settle(target);
 }
 
@@ -445,6 +455,26 @@ bool StagingLoop::open_block(Target& target) {
   return true;
 }
 
+// --- What the links do ---
+
+void StagingLoop::queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes) {
+  parts_.copies.copy(destination, source, bytes);
+  parts_.hand_off.links().host_to_device.add_bytes(bytes);
+}
+
+/// Marks the end of copies that no block's event marks: a target's own would come after its reads.
+void StagingLoop::end_memory_copies() {
+  parts_.copies.record(*memory_copied_);
+  last_copied_ = memory_copied_.get();
+}
+
+void StagingLoop::meter_links() {
+  LinkMeters& links = parts_.hand_off.links();
+  links.disk.set_busy(parts_.storage.in_flight() != 0 || waiting_for_pages_ != 0);
+  if (copying_.empty() && last_copied_ != nullptr && last_copied_->done()) last_copied_ = nullptr;
+  links.host_to_device.set_busy(last_copied_ != nullptr);
+}
+
 // --- The trace ---
 
 void StagingLoop::trace_landings(Target& target, const Completion& completion) {
@@ -515,7 +545,7 @@ std::size_t StagingLoop::blocks_reading() const {
 
 std::chrono::nanoseconds StagingLoop::patience() {
   if (stopping_) return kDrainInterval;
-  const bool copies_unheard = !parts_.copies.notifies() && (!copying_.empty() || slots_pending_);
+  const bool copies_unheard = !parts_.copies.notifies() && (last_copied_ != nullptr || slots_pending_);
   if (copies_unheard || (slots_pending_ && parts_.slots.fences_pending())) return kPollInterval;
   return parts_.hand_off.may_sleep() ? std::chrono::nanoseconds::max() : std::chrono::nanoseconds{0};
 }

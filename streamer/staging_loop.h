@@ -154,6 +154,10 @@ class StagingLoop {
   bool open_block(Target& target);
   void close_block(Target& target);
 
+  void queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes);
+  void end_memory_copies();
+  void meter_links();
+
   void trace_landings(Target& target, const Completion& completion);
   void trace_block(TraceEvent::Kind kind, BlockUse& use);
   void trace_memory_copies();
@@ -174,6 +178,8 @@ class StagingLoop {
   /// to do while all of it is copied.
   std::size_t max_blocks_reading_;
   std::vector<std::uint32_t> copying_;                   // blocks, in the order of their copies
+  std::unique_ptr<Event> memory_copied_;                 // the last copies from memory and from kept pages
+  const Event* last_copied_ = nullptr;                   // of the copies queued last; null: seen done
   std::vector<std::optional<std::uint32_t>> target_of_;  // by layer: its slot
   std::size_t open_blocks_ = 0;                          // targets that have one
   std::size_t waiting_for_pages_ = 0;                    // targets that do

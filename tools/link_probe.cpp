@@ -28,6 +28,13 @@ constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::uint64_t kReadMemoryBytes = 64 * kMiB;  // of one reading: a ring
 /// Of the file: which of the direct readings is the fastest shows on a part of it.
 constexpr std::uint64_t kSweptShare = 4;
+/// What `probe_reads` reads at once; short of it a disk has hardly begun.
+constexpr std::uint64_t kPieceBytes = 256 * kMiB;
+constexpr double kReadSeconds = 2;
+constexpr unsigned kMostRounds = 16;
+constexpr std::array kQuickReadings = {
+    RawReading{RawReading::Way::kThreads, true, 8, kMiB, kReadMemoryBytes},
+    RawReading{RawReading::Way::kIoUring, true, 32, kMiB, kReadMemoryBytes}};
 constexpr std::array kBufferedReadings = {
     RawReading{RawReading::Way::kThreads, false, 1, kMiB, kReadMemoryBytes},
     RawReading{RawReading::Way::kThreads, false, 8, kMiB, kReadMemoryBytes}};
@@ -154,6 +161,34 @@ class StorageProbe {
   StorageRates rates_;
 };
 
+/// Files cut into pieces of one size, handed out over and over.
+class Pieces {
+ public:
+  /// Rests that make no piece are left out.
+  explicit Pieces(std::span<const std::string> files) {
+    std::vector<std::uint64_t> sizes;
+    for (const std::string& file : files) sizes.push_back(bytes_of(file));
+    bytes_ = sizes.empty() ? 0 : std::min(kPieceBytes, *std::ranges::max_element(sizes));
+    if (bytes_ == 0) return;
+    for (std::size_t i = 0; i < files.size(); ++i) {
+      for (std::uint64_t begin = 0; begin + bytes_ <= sizes[i]; begin += bytes_) {
+        pieces_.push_back({&files[i], {begin, begin + bytes_}});
+      }
+    }
+  }
+
+  std::uint64_t bytes() const noexcept { return bytes_; }
+  double read_next(const RawReading& reading, const std::stop_token& stop) {
+    const auto& [file, range] = pieces_[next_++ % pieces_.size()];
+    return RawReader(*file, reading).read(range, stop);
+  }
+
+ private:
+  std::uint64_t bytes_ = 0;
+  std::vector<std::pair<const std::string*, ByteRange>> pieces_;
+  std::size_t next_ = 0;
+};
+
 /// Memory on both sides of a device's link.
 class DeviceProbe {
  public:
@@ -220,6 +255,32 @@ double StorageRates::disk() const {
 
 StorageRates probe_storage(const std::string& file, const LinkProbeOptions& options) {
   return StorageProbe(file, options).measure();
+}
+
+LinkRate probe_reads(std::span<const std::string> files, const LinkProbeOptions& options) try {
+  Pieces pieces(files);
+  if (pieces.bytes() == 0) return refused("there is nothing to read");
+  std::vector<TimedRun> runs;
+  std::vector<std::string> ways;
+  for (const RawReading& reading : kQuickReadings) {
+    if (!RawReader::available(reading)) continue;
+    runs.push_back([&pieces, reading, &options] { return pieces.read_next(reading, options.stop); });
+    ways.push_back(describe(reading));
+  }
+  double round_seconds = 0;
+  for (const TimedRun& run : runs) round_seconds += run();
+  const auto rounds =
+      static_cast<unsigned>(std::clamp(kReadSeconds / round_seconds, 1.0, static_cast<double>(kMostRounds)));
+  const auto seconds = take_turns(runs, rounds, progress_of(options, "disk", pieces.bytes()));
+  LinkRate best;
+  for (std::size_t i = 0; i < runs.size(); ++i) {
+    LinkRate rate = rate_of(pieces.bytes(), seconds[i], ways[i]);
+    if (rate.bytes_per_second > best.bytes_per_second) best = std::move(rate);
+  }
+  return best;
+} catch (const Error& error) {
+  if (error.cause() != std::errc::invalid_argument) throw;  // what O_DIRECT says where it is not to be had
+  return refused(error.what());
 }
 
 DeviceRates probe_device(Device& device, const LinkProbeOptions& options) {

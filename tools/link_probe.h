@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <span>
 #include <stop_token>
 #include <string>
 #include <vector>
@@ -54,6 +55,11 @@ struct LinkProbeOptions {
 
 /// Reads `file`, which belongs to the process's user, and drops it from the page cache.
 StorageRates probe_storage(const std::string& file, const LinkProbeOptions& options = {});
+
+/// The direct reads of `probe_storage` alone, for two seconds, of as much of `files` as is read by then: each
+/// piece comes once before any comes again, so that no cache behind the disk answers. Neither the files nor
+/// the page cache are changed. `rounds` and `copy_bytes` do not matter.
+LinkRate probe_reads(std::span<const std::string> files, const LinkProbeOptions& options = {});
 
 DeviceRates probe_device(Device& device, const LinkProbeOptions& options = {});
 

@@ -4,7 +4,6 @@
 #include <tierstream/tiers/plan.h>
 #include <tierstream/tiers/plan_advice.h>
 
-#include <filesystem>
 #include <memory>
 #include <optional>
 #include <ostream>
@@ -19,21 +18,15 @@
 #include "tools/json_text.h"
 #include "tools/late_file.h"
 #include "tools/layer_choice.h"
-#include "tools/link_probe.h"
+#include "tools/link_rates.h"
 #include "tools/plan_picture.h"
 #include "tools/plan_report.h"
-#include "tools/probe_file.h"
-#include "tools/progress_bar.h"
 
 namespace tierstream {
 namespace {
 
 /// Of the curves over budgets.
 constexpr std::uint32_t kSteps = 10;
-/// Seconds of measuring instead of the minute that `tierstream probe` takes.
-constexpr std::uint64_t kProbeFileBytes = 128u << 20;
-constexpr unsigned kProbeRounds = 3;
-
 struct PlanArguments {
   std::string path;
   std::string budget = "auto";
@@ -46,25 +39,6 @@ struct PlanArguments {
   bool json = false;
   std::string picture;
 };
-
-LinkRates parse_rates(const std::vector<std::string>& entries) {
-  LinkRates rates;
-  for (const std::string& entry : entries) {
-    const auto refuse = [&](const std::string& why) {
-      throw Error(Errc::kInvalidArgument, fmt::format("--rates \"{}\": {}", entry, why));
-    };
-    const std::size_t equals = entry.find('=');
-    const std::string name = entry.substr(0, equals);
-    if (name != "disk" && name != "host_to_device") {
-      refuse("rates are written disk=1.7GB,host_to_device=50GB, in bytes a second");
-    }
-    double& rate = name == "disk" ? rates.disk : rates.host_to_device;
-    if (rate > 0) refuse("this link is named twice");
-    rate = static_cast<double>(parse_bytes(equals == entry.npos ? "" : entry.substr(equals + 1)));
-    if (rate == 0) refuse("a link moves more than nothing");
-  }
-  return rates;
-}
 
 /// The device that is planned for. One that is not here may be, where nothing is asked of it.
 struct Target {
@@ -81,21 +55,6 @@ Target find_target(const PlanArguments& arguments) {
     if (error.errc() != Errc::kDeviceFailed || !nothing_is_asked) throw;
     return {{.name = arguments.device}, nullptr};
   }
-}
-
-/// The disk on which `file` lies, and the device's link.
-LinkRates probe_links(const std::string& file, Device& device, const std::stop_token& stop) {
-  JobBar bar;
-  const LinkProbeOptions options{.rounds = kProbeRounds,
-                                 .copy_bytes = kProbeFileBytes,
-                                 .progress = [&](const std::string& job, std::uint64_t done,
-                                                 std::uint64_t total) { bar.update(job, done, total); },
-                                 .stop = stop};
-  const std::filesystem::path directory = std::filesystem::path(file).parent_path();
-  const ProbeFile probe(directory.empty() ? "." : directory.string());
-  probe.write(kProbeFileBytes, options);
-  return {.disk = probe_storage(probe.path(), options).disk(),
-          .host_to_device = probe_device(device, options).host_to_device.bytes_per_second};
 }
 
 PlanReport make_report(const PlanArguments& arguments, const std::optional<LateFile>& picture,
@@ -118,7 +77,7 @@ PlanReport make_report(const PlanArguments& arguments, const std::optional<LateF
                             .max_slots = arguments.slots,
                             .layer_seconds = layer_seconds};
   make_plan(table, report.budget, {}, options);  // what is wrong with it shows before anything is measured
-  if (arguments.probe) report.rates = probe_links(table.files.front().path, *target.device, stop);
+  if (arguments.probe) report.rates = measure_rates(checkpoint, *target.device, stop).rates();
   report.plan = make_plan(table, report.budget, report.rates, options);
   report.layer_homes = homes_of(table, report.plan);
   report.outside_bytes = table.outside.bytes();
@@ -170,7 +129,7 @@ void add_plan(CLI::App& program) {
                            ->allow_extra_args(false);
   command
       ->add_flag("--probe", arguments->probe,
-                 "Measure them: writes and removes a file of\n128 MiB beside the checkpoint's")
+                 "Measure them: reads the checkpoint's own files\nfor a few seconds")
       ->excludes(rates);
   command->add_option("--compute", arguments->compute_seconds, "Seconds that each layer computes")
       ->check(CLI::NonNegativeNumber);

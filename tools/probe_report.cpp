@@ -45,16 +45,21 @@ json lock_to_json(const LockLimit& lock) {
 
 }  // namespace
 
+std::string describe_links(std::initializer_list<std::pair<const char*, const LinkRate&>> links) {
+  std::string text = fmt::format("{:<22}{:>8}  {:<14}  {}\n", "link", "GB/s", "quartiles", "how");
+  for (const auto& [name, rate] : links) text += describe_link(name, rate);
+  return text;
+}
+
 std::string describe(const ProbeReport& report) {
   const StorageRates& storage = report.storage;
-  std::string text = fmt::format("{:<22}{:>8}  {:<14}  {}\n", "link", "GB/s", "quartiles", "how");
-  text += describe_link("disk, direct", storage.disk_direct);
-  text += describe_link("disk, buffered, cold", storage.disk_buffered);
-  text += describe_link("page cache, 1 thread", storage.page_cache_one_thread);
-  text += describe_link("page cache, threads", storage.page_cache);
-  text += describe_link("host to device", report.links.host_to_device);
-  text += describe_link("device to host", report.links.device_to_host);
-  text += describe_link("registration", report.links.registration);
+  std::string text = describe_links({{"disk, direct", storage.disk_direct},
+                                     {"disk, buffered, cold", storage.disk_buffered},
+                                     {"page cache, 1 thread", storage.page_cache_one_thread},
+                                     {"page cache, threads", storage.page_cache},
+                                     {"host to device", report.links.host_to_device},
+                                     {"device to host", report.links.device_to_host},
+                                     {"registration", report.links.registration}});
   text += '\n';
   text += fmt::format("device  {}\n", report.device);
   text += describe_room("", report.device_room);

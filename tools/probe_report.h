@@ -4,8 +4,10 @@
 #include <tierstream/tiers/memory_room.h>
 
 #include <cstdint>
+#include <initializer_list>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "tools/link_probe.h"
@@ -25,6 +27,9 @@ struct ProbeReport {
   LockLimit lock;
   StoragePath path;
 };
+
+/// A table of links for people; lines of at most 80 columns, but for reasons.
+std::string describe_links(std::initializer_list<std::pair<const char*, const LinkRate&>> links);
 
 /// For people; lines of at most 80 columns, but for reasons and cgroups' names.
 std::string describe(const ProbeReport& report);

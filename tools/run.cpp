@@ -18,7 +18,9 @@
 #include "tools/interrupt.h"
 #include "tools/json_text.h"
 #include "tools/layer_choice.h"
+#include "tools/link_rates.h"
 #include "tools/path_report.h"
+#include "tools/probe_report.h"
 #include "tools/progress_bar.h"
 #include "tools/run_report.h"
 #include "tools/synthetic_checkpoint.h"
@@ -45,6 +47,8 @@ struct RunArguments {
   bool json = false;
   std::string trace;
   std::string timeline;
+  std::vector<std::string> rates;
+  bool probe = false;
 };
 
 bool is_required(const RunArguments& arguments, const std::string& what) {
@@ -112,7 +116,7 @@ void verify_outside(TensorVerifier& verifier, Streamer& streamer, const std::sto
 
 /// People get each line as soon as it is known; `--json` keeps quiet until the end.
 RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std::stop_token& stop) {
-  const Clock::time_point begin = Clock::now();
+  Clock::time_point begin = Clock::now();
   const auto tell = [&](const std::string& text) {
     if (arguments.json) return;
     fmt::print("{}", text);
@@ -126,6 +130,15 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
   const std::shared_ptr<Device> device = make_device(arguments.device, !arguments.no_landing);
   report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
   report.device = device->traits().name;
+  report.rates = parse_rates(arguments.rates);
+  if (arguments.probe) {
+    const Clock::time_point probe_begin = Clock::now();
+    const MeasuredRates measured = measure_rates(checkpoint, *device, stop);
+    report.rates = measured.rates();
+    tell(describe_links({{"disk, direct", measured.disk}, {"host to device", measured.host_to_device}}) +
+         '\n');
+    begin += Clock::now() - probe_begin;
+  }
   std::optional<TensorVerifier> verifier;
   if (arguments.verify) verifier.emplace(seed_of(checkpoint, arguments), *device, checkpoint.files());
 
@@ -142,6 +155,7 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
                    report.device));
   tell(describe(streamer.plan()));
 
+  const JudgeOptions judging{.is_host = device->traits().is_host};
   for (std::uint32_t number = 1; number <= arguments.passes; ++number) {
     const PassOptions options{.last = number == arguments.passes, .stop = stop};
     bool first_layer = number == 1;
@@ -154,8 +168,9 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
       }
       if (verifier) verify_layer(*verifier, lease, stop);
     });
-    report.passes.push_back(streamer.stats().last_pass);
-    tell(describe_pass(number, report.passes.back()));
+    const PassStats pass = streamer.stats().last_pass;
+    report.passes.push_back({pass, judge(pass, streamer.plan(), report.rates, judging)});
+    tell(describe_pass(number, report.passes.back(), report.rates));
   }
   if (verifier) {
     verify_outside(*verifier, streamer, stop);
@@ -211,6 +226,16 @@ void add_run(CLI::App& program) {
                       "cpu, cuda or cuda:N (default: cuda if there\nis one, else cpu)");
   command->add_flag("--no-landing", arguments->no_landing,
                     "On the CPU device, read into the ring and\ncopy instead of reading into slots");
+  CLI::Option* const rates = command
+                                 ->add_option("--rates", arguments->rates,
+                                              "What the links give, bytes a second, e.g.\n"
+                                              "disk=1.7GB,host_to_device=50GB; passes are\njudged by it")
+                                 ->delimiter(',')
+                                 ->allow_extra_args(false);
+  command
+      ->add_flag("--probe", arguments->probe,
+                 "Measure that first, for a few seconds; only\nreads, and not through the page cache")
+      ->excludes(rates);
   command->add_flag("--json", arguments->json, "Print one JSON object");
   command->add_option("--trace", arguments->trace,
                       "File for what happened when, to be opened in\nui.perfetto.dev or chrome://tracing");

@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <tierstream/io/error.h>
 
+#include <algorithm>
+#include <string_view>
 #include <utility>
 
 #include "tools/path_report.h"
@@ -55,19 +57,87 @@ nlohmann::json page_cache_to_json(const RunReport& report) {
           {"lost_bytes", status.lost_bytes}};
 }
 
+std::string describe_link(const char* name, const LinkWork& work, const LinkVerdict& link, double rate) {
+  if (work.bytes == 0) return {};
+  const std::string share =
+      rate > 0 ? fmt::format(" of {:.2f} GB/s ({:.0f} %)", rate / 1e9, link.share * 100) : " GB/s";
+  return fmt::format("        {} {:.2f}{}, busy {:.0f} % of the pass\n", name, link.bytes_per_second / 1e9,
+                     share, link.busy * 100);
+}
+
+/// Clauses in lines of at most 80 columns.
+std::string wrap_words(const std::string& words) {
+  constexpr std::size_t kColumns = 80;
+  std::string text;
+  std::string line = "verdict";
+  for (std::string_view rest = words; !rest.empty();) {
+    const std::string_view clause = rest.substr(0, std::min(rest.find("; "), rest.size() - 1) + 1);
+    if (line.size() + 1 + clause.size() > kColumns) {
+      text += line + '\n';
+      line = "       ";
+    }
+    line += fmt::format(" {}", clause);
+    rest.remove_prefix(std::min(clause.size() + 1, rest.size()));
+  }
+  return text + line + '\n';
+}
+
+std::string describe_verdict(const PassReport& pass, const LinkRates& rates) {
+  const Verdict& verdict = pass.verdict;
+  const LinksWork& links = pass.stats.links;
+  std::string text = describe_link("disk", links.disk, verdict.disk, rates.disk);
+  if (links.cached_bytes > 0 && pass.stats.seconds > 0) {
+    text += fmt::format("        page cache {:.2f} GB/s read, in the disk's time\n",
+                        static_cast<double>(links.cached_bytes) / pass.stats.seconds / 1e9);
+  }
+  text += describe_link("host to device", links.host_to_device, verdict.host_to_device, rates.host_to_device);
+  if (verdict.efficiency > 0) {
+    text += fmt::format("        efficiency {:.2f}: {} at the least\n", verdict.efficiency,
+                        format_seconds(verdict.bound_seconds));
+  }
+  return text + wrap_words(verdict.words);
+}
+
+nlohmann::json known_or_null(double value) { return value > 0 ? nlohmann::json(value) : nlohmann::json(); }
+
+nlohmann::json link_to_json(const LinkWork& work, const LinkVerdict& link, double rate) {
+  return {{"bytes", work.bytes},
+          {"busy_seconds", work.busy_seconds},
+          {"bytes_per_second", link.bytes_per_second},
+          {"share", rate > 0 ? nlohmann::json(link.share) : nlohmann::json()}};
+}
+
+nlohmann::json verdict_to_json(const PassReport& pass, const LinkRates& rates) {
+  const Verdict& verdict = pass.verdict;
+  const LinksWork& links = pass.stats.links;
+  return {
+      {"binding", name_of(verdict.binding)},
+      {"words", verdict.words},
+      {"bound_seconds", known_or_null(verdict.bound_seconds)},
+      {"efficiency", known_or_null(verdict.efficiency)},
+      {"cached_bytes", links.cached_bytes},
+      {"disk", link_to_json(links.disk, verdict.disk, rates.disk)},
+      {"host_to_device", link_to_json(links.host_to_device, verdict.host_to_device, rates.host_to_device)}};
+}
+
 }  // namespace
 
-std::string describe_pass(std::size_t number, const PassStats& pass) {
+std::string describe_pass(std::size_t number, const PassReport& report, const LinkRates& rates) {
+  const PassStats& pass = report.stats;
   const TierBytes& bytes = pass.bytes;
-  const auto moved = static_cast<double>(bytes.disk + bytes.page_cache + bytes.pinned);
+  const auto brought = static_cast<double>(bytes.disk + bytes.page_cache + bytes.pinned);
+  const LinksWork& links = pass.links;
+  const bool moved = links.disk.bytes + links.cached_bytes + links.host_to_device.bytes > 0;
   const std::string rate =
-      moved > 0 && pass.seconds > 0 ? fmt::format(", {:.2f} GB/s", moved / pass.seconds / 1e9) : "";
-  return fmt::format("pass {:<3}{}{}: {}\n        stalled {}{}\n", number, format_seconds(pass.seconds), rate,
-                     join_nonzero({{"disk", bytes.disk},
-                                   {"page_cache", bytes.page_cache},
-                                   {"pinned", bytes.pinned},
-                                   {"gpu", bytes.gpu}}),
-                     format_seconds(pass.stall.total()), join_stalls(pass.stall));
+      moved && pass.seconds > 0 ? fmt::format(", {:.2f} GB/s", brought / pass.seconds / 1e9) : "";
+  std::string text =
+      fmt::format("pass {:<3}{}{}: {}\n        stalled {}{}\n", number, format_seconds(pass.seconds), rate,
+                  join_nonzero({{"disk", bytes.disk},
+                                {"page_cache", bytes.page_cache},
+                                {"pinned", bytes.pinned},
+                                {"gpu", bytes.gpu}}),
+                  format_seconds(pass.stall.total()), join_stalls(pass.stall));
+  return text + describe_verdict(report, rates);
 }
 
 std::string describe_end(const RunReport& report) {
@@ -86,7 +156,8 @@ nlohmann::json to_json(const RunReport& report) {
   nlohmann::json path = path_to_json(report.path, report.ring_refusal);
   path["ring_registered"] = report.ring_refusal.empty();
   nlohmann::json passes = nlohmann::json::array();
-  for (const PassStats& pass : report.passes) {
+  for (const PassReport& pass_report : report.passes) {
+    const PassStats& pass = pass_report.stats;
     passes.push_back({{"seconds", pass.seconds},
                       {"layers", pass.layers},
                       {"bytes",
@@ -99,7 +170,8 @@ nlohmann::json to_json(const RunReport& report) {
                        {{"disk", pass.stall.disk},
                         {"ring", pass.stall.ring},
                         {"copy", pass.stall.copy},
-                        {"slot", pass.stall.slot}}}});
+                        {"slot", pass.stall.slot}}},
+                      {"verdict", verdict_to_json(pass_report, report.rates)}});
   }
   return {{"checkpoint", report.checkpoint},
           {"layers", report.layers},
@@ -107,6 +179,9 @@ nlohmann::json to_json(const RunReport& report) {
           {"budget", to_json(report.budget)},
           {"path", std::move(path)},
           {"first_layer_seconds", report.first_layer_seconds},
+          {"rates",
+           {{"disk", known_or_null(report.rates.disk)},
+            {"host_to_device", known_or_null(report.rates.host_to_device)}}},
           {"passes", std::move(passes)},
           {"page_cache", page_cache_to_json(report)},
           {"peak_bytes",

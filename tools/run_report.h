@@ -2,6 +2,7 @@
 
 #include <tierstream/io/storage_backend.h>
 #include <tierstream/streamer/stats.h>
+#include <tierstream/streamer/verdict.h>
 #include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/page_cache.h>
 
@@ -12,6 +13,11 @@
 
 namespace tierstream {
 
+struct PassReport {
+  PassStats stats;
+  Verdict verdict;
+};
+
 /// What `tierstream run` found out.
 struct RunReport {
   std::string checkpoint;
@@ -21,7 +27,8 @@ struct RunReport {
   StoragePath path;
   std::string ring_refusal;        ///< why the ring is not registered for DMA; empty: it is
   double first_layer_seconds = 0;  ///< from the command's start until the first layer was ready
-  std::vector<PassStats> passes;
+  LinkRates rates;                 ///< of the links, as told or measured; 0: unknown
+  std::vector<PassReport> passes;
   std::uint64_t kept_bytes = 0;  ///< file pages that the page-cache tier keeps
   PageCacheStatus page_cache;
   StreamerStats::Peak peak_bytes;
@@ -29,7 +36,7 @@ struct RunReport {
 };
 
 // For people; lines of at most 80 columns, but for names.
-std::string describe_pass(std::size_t number, const PassStats& pass);
+std::string describe_pass(std::size_t number, const PassReport& report, const LinkRates& rates);
 std::string describe_end(const RunReport& report);
 
 /// For programs: a key, once there, keeps its name and meaning.

@@ -75,7 +75,8 @@ TEST_P(StreamedLayersTest, MoveEveryLayerInEveryPass) {
     const StreamerStats stats = streamer_->stats();
     EXPECT_EQ(stats.passes, pass);
     EXPECT_EQ(stats.last_pass.layers, kLayers);
-    EXPECT_GE(stats.last_pass.bytes.disk, layer_bytes);
+    // The file was just written: some of it may be read from the page cache.
+    EXPECT_GE(stats.last_pass.bytes.disk + stats.last_pass.bytes.page_cache, layer_bytes);
   }
 }
 

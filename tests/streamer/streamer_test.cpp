@@ -77,6 +77,49 @@ TEST_P(StreamerTest, CountsTheBytesOfEachPassWhereTheyCameFrom) {
   EXPECT_EQ(streamer.stats().passes, 3u);
 }
 
+TEST_P(StreamerTest, CountsWhatTheLinksMoved) {
+  const bool lands = GetParam();
+  const SmallModel model(6, 64 * 700);
+  Streamer streamer = make(model, 2);
+  for (const bool last : {false, true}) {
+    for (Lease layer : streamer.pass({.last = last})) EXPECT_TRUE(model.has_right_bytes(layer));
+  }
+  const std::uint64_t outside_bytes = streamer.plan().outside.disk_bytes();
+  (void)streamer.outside("embedding");
+  streamer.close();
+  const PassStats total = streamer.stats().total;
+  EXPECT_EQ(total.links.disk.bytes, total.bytes.disk + total.unused_bytes + outside_bytes);
+  EXPECT_GT(total.links.disk.busy_seconds, 0);
+  const PassStats last = streamer.stats().last_pass;
+  EXPECT_LE(last.links.disk.bytes, total.links.disk.bytes - 6 * model.layer_bytes())
+      << "what the first pass brought does not count again";
+  if (lands) {
+    EXPECT_EQ(total.links.host_to_device.bytes, 0u);
+    EXPECT_EQ(total.links.host_to_device.busy_seconds, 0);
+  } else {
+    EXPECT_EQ(total.links.host_to_device.bytes, 2 * 6 * model.layer_bytes() + 64 * 700);
+    EXPECT_GT(total.links.host_to_device.busy_seconds, 0);
+  }
+}
+
+TEST_P(StreamerTest, WhatTheLinksDidOutlivesABudget) {
+  const SmallModel model(6, 64 * 700);
+  Streamer streamer = make(model, 2);
+  for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+  streamer.park();
+  const LinksWork before = streamer.stats().total.links;
+  EXPECT_GE(before.disk.bytes, 6 * model.layer_bytes());
+  const LinksWork parked = streamer.stats().total.links - before;
+  EXPECT_EQ(parked.disk.busy_seconds, 0) << "nothing is under way";
+  EXPECT_EQ(parked.host_to_device.busy_seconds, 0);
+  streamer.resume();
+  for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+  const LinksWork after = streamer.stats().total.links - before;
+  EXPECT_GE(after.disk.bytes, 6 * model.layer_bytes());
+  EXPECT_GT(after.disk.busy_seconds, 0);
+  EXPECT_LE(streamer.stats().last_pass.links.disk.bytes, after.disk.bytes);
+}
+
 TEST_P(StreamerTest, MovesNothingTwiceWhenEveryLayerHasASlot) {
   const SmallModel model(4);
   Streamer streamer = make(model, 4);

@@ -113,16 +113,27 @@ TEST_F(CommandTest, RunPrintsExactlyTheDocumentedKeys) {
   using testing::UnorderedElementsAre;
   EXPECT_THAT(keys_of(report),
               UnorderedElementsAre("checkpoint", "layers", "device", "budget", "path", "first_layer_seconds",
-                                   "passes", "page_cache", "peak_bytes", "verified_tensors"));
+                                   "rates", "passes", "page_cache", "peak_bytes", "verified_tensors"));
   EXPECT_THAT(keys_of(report["path"]),
               UnorderedElementsAre("backend", "direct", "cached_reads", "files_registered",
                                    "buffers_registered", "ring_registered", "fallbacks"));
   EXPECT_THAT(keys_of(report["passes"][0]),
-              UnorderedElementsAre("seconds", "layers", "bytes", "unused_bytes", "stall_seconds"));
+              UnorderedElementsAre("seconds", "layers", "bytes", "unused_bytes", "stall_seconds", "verdict"));
   EXPECT_THAT(keys_of(report["passes"][0]["bytes"]),
               UnorderedElementsAre("disk", "page_cache", "pinned", "gpu"));
   EXPECT_THAT(keys_of(report["passes"][0]["stall_seconds"]),
               UnorderedElementsAre("disk", "ring", "copy", "slot"));
+  EXPECT_THAT(keys_of(report["rates"]), UnorderedElementsAre("disk", "host_to_device"));
+  EXPECT_TRUE(report["rates"]["disk"].is_null());
+  const json& verdict = report["passes"][0]["verdict"];
+  EXPECT_THAT(keys_of(verdict), UnorderedElementsAre("binding", "words", "bound_seconds", "efficiency",
+                                                     "cached_bytes", "disk", "host_to_device"));
+  EXPECT_TRUE(verdict["efficiency"].is_null()) << "no rate is known";
+  for (const char* link : {"disk", "host_to_device"}) {
+    EXPECT_THAT(keys_of(verdict[link]),
+                UnorderedElementsAre("bytes", "busy_seconds", "bytes_per_second", "share"));
+    EXPECT_TRUE(verdict[link]["share"].is_null());
+  }
   EXPECT_THAT(keys_of(report["peak_bytes"]), UnorderedElementsAre("pinned", "page_cache", "gpu"));
   EXPECT_THAT(keys_of(report["page_cache"]),
               UnorderedElementsAre("kept_bytes", "locked_bytes", "lock_refusal", "registered_bytes",
@@ -177,6 +188,61 @@ TEST_F(CommandTest, AFileCutUnderARunIsAnErrorThatNamesIt) {
   EXPECT_THAT(result.err, testing::MatchesRegex("tierstream: [^\n]*/model.safetensors: the file was "
                                                 "(cut|changed) while the page-cache tier keeps pages of "
                                                 "it[^\n]*\n"));
+}
+
+TEST_F(CommandTest, RunJudgesEachPassByTheRatesItIsGiven) {
+  const std::vector<std::string> arguments = {"run",
+                                              path(),
+                                              "--budget",
+                                              kBudget,
+                                              "--passes",
+                                              "2",
+                                              "--device",
+                                              "cpu",
+                                              "--no-landing",
+                                              "--io",
+                                              "buffered",
+                                              "--rates",
+                                              "disk=1MB,host_to_device=500GB"};
+  const CommandResult told = run_command(arguments);
+  ASSERT_EQ(told.exit_code, 0) << told.err;
+  EXPECT_THAT(told.out, HasSubstr(" of 0.00 GB/s ("));
+  EXPECT_THAT(told.out, HasSubstr("\n        host to device "));
+  EXPECT_THAT(told.out, HasSubstr("\n        efficiency "));
+  EXPECT_THAT(told.out, HasSubstr("\nverdict "));
+  const std::string passes = told.out.substr(told.out.find("\npass 1 "));
+  EXPECT_LE(columns_of(passes), 80u) << passes;
+  std::vector<std::string> with_json = arguments;
+  with_json.push_back("--json");
+  const CommandResult result = run_command(with_json);
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const json report = json::parse(result.out);
+  EXPECT_EQ(report["rates"]["disk"], 1e6);
+  EXPECT_EQ(report["rates"]["host_to_device"], 500e9);
+  std::uint64_t read_bytes = 0;
+  for (const json& pass : report["passes"]) {
+    const json& verdict = pass["verdict"];
+    read_bytes += verdict["disk"]["bytes"].get<std::uint64_t>();
+    EXPECT_GT(verdict["disk"]["share"], 1) << "no disk is that slow";
+    EXPECT_GT(verdict["bound_seconds"], 0);
+    EXPECT_GT(verdict["efficiency"], 1);
+    EXPECT_GT(verdict["host_to_device"]["share"], 0);
+    EXPECT_FALSE(verdict["words"].get<std::string>().empty());
+  }
+  EXPECT_GE(read_bytes, 5 * kMiB) << "more than the layers that can have been read before the first pass";
+}
+
+TEST_F(CommandTest, RunMeasuresTheLinksWhereItIsAskedTo) {
+  const CommandResult result = run_command(
+      {"run", path(), "--budget", kBudget, "--device", "cpu", "--io", "buffered", "--probe", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  EXPECT_EQ(result.err, "");
+  const json report = json::parse(result.out);
+  EXPECT_GT(report["rates"]["host_to_device"], 1e6);
+  if (!report["rates"]["disk"].is_null()) {  // else the temporary directory lies in memory
+    EXPECT_GT(report["rates"]["disk"], 1e6);
+    EXPECT_GT(report["passes"][0]["verdict"]["efficiency"], 0);
+  }
 }
 
 TEST_F(CommandTest, RunWritesATraceAndAPicture) {
@@ -394,6 +460,12 @@ TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
       {{"run", p, "--budget", kBudget, "--layers", "model.blocks"}, "model.blocks"},
       {{"run", p, "--budget", kBudget, "--io", "buffered", "--require", "direct"}, "direct"},
       {{"run", p, "--budget", kBudget, "--backend", "posix", "--require", "io_uring"}, "io_uring"},
+      {{"run", p, "--rates", "disk"}, "--rates \"disk\": rates are written disk=1.7GB,"},
+      {{"run", p, "--rates", "tape=1GB"}, "--rates \"tape=1GB\""},
+      {{"run", p, "--rates", "disk=1GB,disk=2GB"}, "named twice"},
+      {{"run", p, "--rates", "disk=0"}, "more than nothing"},
+      {{"run", p, "--rates", "disk=fast"}, "fast"},
+      {{"run", p, "--rates", "disk=1GB", "--probe"}, "--probe"},
       {{"run", p, "--budget", ""}, "budget"},
       {{"run", p, "--budget", "vram=1GiB"}, "vram"},
       {{"run", p, "--budget", "gpu=1XB"}, "1XB"},

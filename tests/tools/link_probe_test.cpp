@@ -3,8 +3,12 @@
 #include <gmock/gmock.h>
 #include <tierstream/tiers/cpu_device.h>
 
+#include <filesystem>
 #include <map>
+#include <stop_token>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "support/test_files.h"
 #include "support/thrown.h"
@@ -120,6 +124,34 @@ TEST_F(StorageProbeTest, IsStoppedBetweenReadings) {
 TEST_F(StorageProbeTest, AMissingFileIsAnErrorThatNamesIt) {
   const std::string missing = directory_.path("missing");
   expect_throws(Errc::kOpenFailed, HasSubstr(missing), [&] { probe_storage(missing); });
+}
+
+TEST_F(StorageProbeTest, DirectReadsOfSomeFilesDoNotChangeThem) {
+  const std::vector<std::string> files = {directory_.write("small", pattern_bytes(2, 5000)), file_};
+  const auto modified = std::filesystem::last_write_time(file_);
+  std::pair<std::uint64_t, std::uint64_t> progress;
+  const LinkRate rate =
+      probe_reads(files, {.progress = [&](const std::string&, std::uint64_t done, std::uint64_t total) {
+                    progress = {done, total};
+                  }});
+  expect_plausible(rate);
+  if (rate.refusal.empty()) {
+    EXPECT_THAT(rate.how, EndsWith(" direct"));
+    EXPECT_GT(progress.first, 0u);
+    EXPECT_EQ(progress.first, progress.second);
+    EXPECT_EQ(progress.first % kFileBytes, 0u) << "pieces as large as the largest file";
+  }
+  EXPECT_EQ(std::filesystem::last_write_time(file_), modified);
+}
+
+TEST_F(StorageProbeTest, DirectReadsAreStoppedAndNameAFileThatIsMissing) {
+  std::stop_source source;
+  source.request_stop();
+  expect_throws(Errc::kCancelled, HasSubstr("stopped"),
+                [&] { probe_reads(std::vector{file_}, {.stop = source.get_token()}); });
+  const std::string missing = directory_.path("missing");
+  expect_throws(Errc::kOpenFailed, HasSubstr(missing), [&] { probe_reads(std::vector{missing}); });
+  EXPECT_NE(probe_reads({}).refusal, "");
 }
 
 TEST(DeviceProbe, TheCpuDeviceCopiesAndNeedsNoRegistration) {

@@ -47,12 +47,42 @@ struct StallSeconds {
   double total() const { return disk + ring + copy + slot; }
 };
 
+/// What one link did in a stretch of time, whatever for.
+struct LinkWork {
+  std::uint64_t bytes = 0;  ///< moved
+  double busy_seconds = 0;  ///< with something under way, as the staging thread saw it
+
+  LinkWork operator+(const LinkWork& other) const {
+    return {bytes + other.bytes, busy_seconds + other.busy_seconds};
+  }
+  LinkWork operator-(const LinkWork& other) const {
+    return {bytes - other.bytes, busy_seconds - other.busy_seconds};
+  }
+};
+
+/// Of disk and copies: what they did between a pass's begin and its end, on the caller's thread.
+struct LinksWork {
+  /// Reads, alignment included. Those for the page-cache tier make it busy while a layer waits for them.
+  LinkWork disk;
+  LinkWork host_to_device;  ///< copies to the device: from the ring, from the page-cache tier, from memory
+  /// Read, too, but known to have lain in the page cache; the time that took counts as the disk's.
+  std::uint64_t cached_bytes = 0;
+
+  LinksWork operator+(const LinksWork& other) const {
+    return {disk + other.disk, host_to_device + other.host_to_device, cached_bytes + other.cached_bytes};
+  }
+  LinksWork operator-(const LinksWork& other) const {
+    return {disk - other.disk, host_to_device - other.host_to_device, cached_bytes - other.cached_bytes};
+  }
+};
+
 struct PassStats {
   std::uint64_t layers = 0;        ///< leases given
   double seconds = 0;              ///< from the pass's begin to its end on the caller's stream
   TierBytes bytes;                 ///< of the layers used in this pass, whenever they were moved
   std::uint64_t unused_bytes = 0;  ///< moved for layers that were passed over and reclaimed
   StallSeconds stall;
+  LinksWork links;
 };
 
 struct StreamerStats {
