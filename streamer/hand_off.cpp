@@ -62,7 +62,7 @@ std::size_t HandOff::most_wanted() const { return kExpectedWaiting + rule_.slots
 
 bool HandOff::changed() {
   is_changed_ = true;
-  return std::exchange(loop_sleeps_, false);
+  return loop_sleeps_.exchange(false);
 }
 
 // --- Callers ---
@@ -201,6 +201,7 @@ void HandOff::begin_wait(std::uint32_t layer) {
     } else {
       waiting_.push_back({layer, 1});
     }
+    someone_waits_ = true;
     wake = changed();
   }
   if (wake) wake_loop_();
@@ -219,6 +220,7 @@ bool HandOff::leave(std::uint32_t layer) {
   const auto found = std::ranges::find(waiting_, layer, &Waiting::layer);
   if (--found->callers == 0) {
     waiting_.erase(found);
+    someone_waits_ = !waiting_.empty();
     failures_[layer] = nullptr;  // nobody is left to hear it
   }
   return changed();  // another caller may go on waiting for a layer whose error this one has taken
@@ -333,10 +335,11 @@ bool HandOff::is_waited_for(std::uint32_t layer) const {
 }
 
 HandOff::Round HandOff::begin_round(std::vector<std::uint32_t>& wanted, StallCause cause) {
+  loop_sleeps_ = false;
+  if (!is_changed_ && !someone_waits_) return {.changed = false, .someone_waits = false};
   const std::scoped_lock lock(mutex_);
   charge(cause);
-  loop_sleeps_ = false;
-  const bool changed = std::exchange(is_changed_, false);
+  const bool changed = is_changed_.exchange(false);
   if (changed) find_wanted(wanted);
   return {.changed = changed, .someone_waits = !waiting_.empty()};
 }
@@ -376,9 +379,10 @@ void HandOff::find_wanted(std::vector<std::uint32_t>& wanted) {
 }
 
 bool HandOff::may_sleep() {
-  const std::scoped_lock lock(mutex_);
-  loop_sleeps_ = !is_changed_;
-  return loop_sleeps_;
+  loop_sleeps_ = true;  // before it asks: who changes something from here on sees it, and wakes
+  if (!is_changed_) return true;
+  loop_sleeps_ = false;
+  return false;
 }
 
 void HandOff::stay(std::uint32_t layer, const Event& ready, const TierBytes& load, const TierBytes& again) {

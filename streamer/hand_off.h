@@ -4,6 +4,7 @@
 #include <tierstream/tiers/device.h>
 #include <tierstream/tiers/slot_arena.h>
 
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
@@ -202,8 +203,10 @@ class HandOff {
   std::vector<Waiting> waiting_;
   std::vector<std::uint32_t> known_;  // of find_wanted; kept for its capacity
   std::chrono::nanoseconds charged_until_{0};
-  bool is_changed_ = true;
-  bool loop_sleeps_ = false;
+  // Asked by the loop without the mutex, so that a round which only moves bytes on takes none.
+  std::atomic<bool> is_changed_ = true;
+  std::atomic<bool> loop_sleeps_ = false;
+  std::atomic<bool> someone_waits_ = false;
   PassStats current_;
   PassStats total_;
   LinksWork links_carried_;  // from other budgets' hand-offs
