@@ -156,6 +156,9 @@ void lay_out(const LayerTable& table, const LayoutRules& rules, Plan& plan) {
 }
 
 void add_up(const LayerTable& table, Plan& plan) {
+  const bool all_stay = plan.all_stay();
+  plan.mapped.reserve(table.layers.size());
+  plan.loads.reserve(table.layers.size());
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
     const std::vector<TensorSpec>& tensors = table.layers[i].tensors;
     std::uint64_t mapped = 0;
@@ -167,7 +170,7 @@ void add_up(const LayerTable& table, Plan& plan) {
     const LayerLayout& layout = plan.layers[i];
     const std::uint64_t ring = layout.ring_bytes();
     LayerLoad load{layout.disk_bytes(), ring + layout.memory_bytes() + layout.mapped_bytes(), ring};
-    if (plan.all_stay()) load = {};
+    if (all_stay) load = {};
     plan.loads.push_back(load);
     plan.disk_bytes += load.disk;
     plan.copied_bytes += load.copied;
