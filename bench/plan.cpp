@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "bench/bench_program.h"
+#include "bench/comparison.h"
 #include "tools/timing.h"
 
 namespace tierstream {
@@ -76,18 +77,18 @@ void measure(benchmark::State& state, const LayerTable& table, const Case& how) 
   const PlanOptions options{
       .reads_land = how.on_host, .is_host = how.on_host, .max_slots = kSlots, .layer_seconds = {}};
   Plan plan;
-  std::vector<double> seconds;
+  std::vector<double> milliseconds;
+  std::vector<double> ratios;
   for ([[maybe_unused]] auto iteration : state) {
     plan = {};  // its end is not timed
-    seconds.push_back(seconds_of([&] { plan = make_plan(table, budget, rates, options); }));
-    state.SetIterationTime(seconds.back());
+    const double seconds = seconds_of([&] { plan = make_plan(table, budget, rates, options); });
+    milliseconds.push_back(seconds * 1e3);
+    ratios.push_back(kTargetSeconds / seconds);
+    state.SetIterationTime(seconds);
   }
-  const double median = quantile(seconds, 0.5);
-  state.counters["ms"] = median * 1e3;
+  state.counters["ms"] = quantile(milliseconds, 0.5);
   state.counters["ceiling_ms"] = kTargetSeconds * 1e3;
-  state.counters["ratio"] = kTargetSeconds / median;
-  state.counters["ratio_q1"] = kTargetSeconds / quantile(seconds, 0.75);
-  state.counters["ratio_q3"] = kTargetSeconds / quantile(seconds, 0.25);
+  report(state, "ratio", ratios);
   state.SetLabel(
       fmt::format("{} layers of {} tensors and {}: {} resident, {} in the page cache, {} read a pass",
                   kLayers, kTensors, format_bytes(layer_bytes), format_bytes(plan.resident_bytes),
