@@ -22,6 +22,12 @@ struct Pairs {
 
 }  // namespace
 
+void report(benchmark::State& state, const std::string& name, std::span<const double> values) {
+  state.counters[name] = quantile(values, 0.5);
+  state.counters[name + "_q1"] = quantile(values, 0.25);
+  state.counters[name + "_q3"] = quantile(values, 0.75);
+}
+
 std::string compare(benchmark::State& state, std::uint64_t bytes, const TimedRun& subject,
                     std::span<const Ceiling> ceilings) {
   std::vector<double> subject_seconds;
@@ -42,9 +48,7 @@ std::string compare(benchmark::State& state, std::uint64_t bytes, const TimedRun
       std::ranges::min_element(pairs, {}, [](const Pairs& p) { return quantile(p.ratios, 0.5); });
   state.counters["GiB/s"] = gib_per_second(bytes, subject_seconds);
   state.counters["ceiling_GiB/s"] = gib_per_second(bytes, highest->ceiling_seconds);
-  state.counters["ratio"] = quantile(highest->ratios, 0.5);
-  state.counters["ratio_q1"] = quantile(highest->ratios, 0.25);
-  state.counters["ratio_q3"] = quantile(highest->ratios, 0.75);
+  report(state, "ratio", highest->ratios);
   return ceilings[static_cast<std::size_t>(highest - pairs.begin())].name;
 }
 

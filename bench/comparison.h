@@ -13,6 +13,9 @@
 
 namespace tierstream {
 
+/// Counters: `name`, the median of `values`, and `name`_q1 and `name`_q3, their quartiles.
+void report(benchmark::State& state, const std::string& name, std::span<const double> values);
+
 /// A way to move bytes that the subject of a bench is compared with.
 struct Ceiling {
   std::string name;

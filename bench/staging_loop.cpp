@@ -231,9 +231,7 @@ void measure(benchmark::State& state, const Case& how) {
   state.counters["block_ns"] = quantile(block_ns, 0.5);
   state.counters["ceiling_layer_ns"] = kTargetLayerNs;
   state.counters["ceiling_block_ns"] = kTargetBlockNs;
-  state.counters["ratio"] = quantile(ratios, 0.5);
-  state.counters["ratio_q1"] = quantile(ratios, 0.25);
-  state.counters["ratio_q3"] = quantile(ratios, 0.75);
+  report(state, "ratio", ratios);
   state.SetLabel(fmt::format("free storage and device, {} blocks of {} a layer, {} slots", kMany,
                              format_bytes(kBlockBytes), kSlots));
 }

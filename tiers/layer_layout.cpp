@@ -74,15 +74,20 @@ class LayoutBuilder {
 
   void place_file_tensors() {
     std::vector<std::size_t> order;
+    order.reserve(layer_.tensors.size());
     for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
       if (is_of_part(i) && std::holds_alternative<FileExtent>(tensor(i).source)) order.push_back(i);
     }
-    std::ranges::sort(order, {}, [&](std::size_t i) {
+    if (order.empty()) return;
+    const auto place = [&](std::size_t i) {
       return std::tuple(extent(i).file, extent(i).offset, tensor(i).bytes);
-    });
+    };
+    // Most come in this order, and to see that is quicker than to sort.
+    if (!std::ranges::is_sorted(order, {}, place)) std::ranges::sort(order, {}, place);
     // Tied tensors: the first is loaded, the others share its place.
     std::vector<std::pair<std::size_t, std::size_t>> tied;
     std::vector<std::size_t> loaded;
+    loaded.reserve(order.size());
     for (std::size_t i : order) {
       if (!loaded.empty() && same_bytes(loaded.back(), i)) {
         tied.emplace_back(i, loaded.back());
@@ -154,6 +159,7 @@ class LayoutBuilder {
     if (part_.cached == nullptr) return;
     const ChunkSet& cached = *part_.cached;
     std::vector<Piece> rest;
+    rest.reserve(pieces_.size());
     for (const Piece& piece : pieces_) {
       for (std::uint64_t begin = piece.offset, end = 0; begin < piece.end(); begin = end) {
         end = cached.stretch_end(piece.file, begin, piece.end());
@@ -175,6 +181,7 @@ class LayoutBuilder {
 
   void append_reads(std::vector<FileRead>& reads, std::uint32_t file, std::uint64_t begin, std::uint64_t end,
                     std::uint64_t target) const {
+    reads.reserve(reads.size() + (end - begin + rules_.request_bytes - 1) / rules_.request_bytes);
     while (begin < end) {
       const std::uint64_t bytes = std::min(rules_.request_bytes, end - begin);
       reads.push_back({file, begin, bytes, target});

@@ -156,6 +156,9 @@ void lay_out(const LayerTable& table, const LayoutRules& rules, Plan& plan) {
 }
 
 void add_up(const LayerTable& table, Plan& plan) {
+  const bool all_stay = plan.all_stay();
+  plan.mapped.reserve(table.layers.size());
+  plan.loads.reserve(table.layers.size());
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
     const std::vector<TensorSpec>& tensors = table.layers[i].tensors;
     std::uint64_t mapped = 0;
@@ -165,8 +168,9 @@ void add_up(const LayerTable& table, Plan& plan) {
     }
     plan.mapped.push_back(mapped);
     const LayerLayout& layout = plan.layers[i];
-    LayerLoad load{layout.disk_bytes(), layout.ring_bytes() + layout.memory_bytes() + layout.mapped_bytes()};
-    if (plan.all_stay()) load = {};
+    const std::uint64_t ring = layout.ring_bytes();
+    LayerLoad load{layout.disk_bytes(), ring + layout.memory_bytes() + layout.mapped_bytes(), ring};
+    if (all_stay) load = {};
     plan.loads.push_back(load);
     plan.disk_bytes += load.disk;
     plan.copied_bytes += load.copied;
@@ -254,24 +258,33 @@ double predict_seconds(const Plan& plan, const LinkRates& rates, std::span<const
   double copies_free = 0;
   double compute_end = 0;
   double pass_begin = 0;
+  const auto load = [&](const LayerLoad& bytes, double begin) {
+    // Copied as soon as there is a slot, before anything that was read for the layer.
+    copies_free = std::max(copies_free, begin) + seconds_of(bytes.copied - bytes.ring, rates.host_to_device);
+    if (bytes.disk == 0) return copies_free;
+    const double reading = std::max(disk_free, begin);
+    disk_free = reading + seconds_of(bytes.disk, rates.disk);
+    if (bytes.ring == 0) return std::max(copies_free, disk_free);
+    // When the copies get to these bytes, the disk is no farther ahead than the ring holds.
+    disk_free = std::max(disk_free, copies_free + seconds_of(bytes.disk, rates.disk) -
+                                        seconds_of(plan.ring.bytes(), rates.disk));
+    // The first block is copied once it is read, and the last one after all is read. Counted as blocks of one
+    // read: those of a larger ring are larger, and a larger budget is not to be predicted slower.
+    const std::uint64_t block = std::min(bytes.ring, plan.minimum.pinned / kMinimumBlocks);
+    copies_free = std::max(std::max(copies_free, reading + seconds_of(block, rates.disk)) +
+                               seconds_of(bytes.ring, rates.host_to_device),
+                           disk_free + seconds_of(block, rates.host_to_device));
+    return copies_free;
+  };
   for (int pass = 0; pass < kPasses; ++pass) {
     pass_begin = compute_end;
     for (std::size_t i = 0; i < plan.loads.size(); ++i) {
-      const LayerLoad& load = plan.loads[i];
-      double ready = 0;
-      if (load.disk != 0 || load.copied != 0) {
-        const double begin = slot_free[next_slot];
-        disk_free = std::max(disk_free, begin) + seconds_of(load.disk, rates.disk);
-        // Blocks are copied while later ones are read: the slower of the two sets the end.
-        copies_free = std::max(std::max(copies_free, begin) + seconds_of(load.copied, rates.host_to_device),
-                               load.disk != 0 ? disk_free : 0);
-        ready = copies_free;
-      }
+      const bool takes_slot = plan.loads[i].disk != 0 || plan.loads[i].copied != 0;
+      const double ready = takes_slot ? load(plan.loads[i], slot_free[next_slot]) : 0;
       compute_end = std::max(compute_end, ready) + (layer_seconds.empty() ? 0 : layer_seconds[i]);
-      if (ready > 0) {
-        slot_free[next_slot] = compute_end;
-        next_slot = (next_slot + 1) % slot_free.size();
-      }
+      if (!takes_slot) continue;
+      slot_free[next_slot] = compute_end;
+      next_slot = (next_slot + 1) % slot_free.size();
     }
   }
   return compute_end - pass_begin;

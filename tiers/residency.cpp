@@ -69,7 +69,9 @@ ResidentOrder::ResidentOrder(const LayerTable& table) {
     std::vector<std::uint32_t>& order = tensors_.emplace_back(specs.size());
     std::iota(order.begin(), order.end(), 0u);
     std::erase_if(order, [&](std::uint32_t i) { return specs[i].bytes == 0; });
-    std::ranges::sort(order, {}, [&](std::uint32_t i) { return keys[i]; });
+    const auto key = [&](std::uint32_t i) { return keys[i]; };
+    // Most come in this order, and to see that is quicker than to sort.
+    if (!std::ranges::is_sorted(order, {}, key)) std::ranges::sort(order, {}, key);
 
     const std::size_t first_entry = entries.size();
     std::uint64_t bytes = 0;
@@ -106,10 +108,13 @@ ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::u
   for (std::uint32_t index = 0; index < table.layers.size(); ++index) {
     const std::vector<TensorSpec>& tensors = table.layers[index].tensors;
     order.clear();
-    for (std::uint32_t i = 0; i < tensors.size(); ++i) {
+    for (auto i = static_cast<std::uint32_t>(tensors.size()); i-- > 0;) {
       if (lies_in_file(table, tensors[i])) order.push_back(i);
     }
-    std::ranges::sort(order, std::ranges::greater{}, [&](std::uint32_t i) { return key_of(tensors[i]); });
+    const auto key = [&](std::uint32_t i) { return key_of(tensors[i]); };
+    if (!std::ranges::is_sorted(order, std::ranges::greater{}, key)) {
+      std::ranges::sort(order, std::ranges::greater{}, key);
+    }
     const std::size_t first_entry = entries.size();
     for (const std::uint32_t i : order) {
       const auto& extent = std::get<FileExtent>(tensors[i].source);

@@ -22,7 +22,7 @@ extern char** environ;
 namespace tierstream {
 namespace {
 
-constexpr int kPatienceMs = 30'000;
+constexpr std::chrono::milliseconds kPatience{30'000};
 
 std::string read_all(int file) {
   std::string text(static_cast<std::size_t>(::lseek(file, 0, SEEK_END)), '\0');
@@ -75,7 +75,7 @@ Command::~Command() {
 bool Command::read_more() {
   std::array<char, 4096> buffer{};
   pollfd readable{.fd = out_, .events = POLLIN, .revents = 0};
-  if (::poll(&readable, 1, kPatienceMs) <= 0) return false;
+  if (::poll(&readable, 1, static_cast<int>(kPatience.count())) <= 0) return false;
   const ssize_t count = ::read(out_, buffer.data(), buffer.size());
   if (count > 0) out_text_.append(buffer.data(), static_cast<std::size_t>(count));
   return count > 0;
@@ -91,13 +91,19 @@ bool Command::wait_for_line(const std::string& prefix) {
 
 void Command::send(int signal) { ::kill(process_, signal); }
 
+bool Command::ends_within(std::chrono::milliseconds patience) const {
+  const int handle = static_cast<int>(::syscall(SYS_pidfd_open, process_, 0));
+  if (handle < 0) return true;  // it cannot be waited for here: `finish` does
+  pollfd ended{.fd = handle, .events = POLLIN, .revents = 0};
+  const bool has_ended = ::poll(&ended, 1, static_cast<int>(patience.count())) > 0;
+  ::close(handle);
+  return has_ended;
+}
+
 CommandResult Command::finish() {
   while (read_more()) {
   }
-  const int handle = static_cast<int>(::syscall(SYS_pidfd_open, process_, 0));
-  pollfd ended{.fd = handle, .events = POLLIN, .revents = 0};
-  if (handle >= 0 && ::poll(&ended, 1, kPatienceMs) <= 0) ::kill(process_, SIGKILL);
-  if (handle >= 0) ::close(handle);
+  if (!ends_within(kPatience)) ::kill(process_, SIGKILL);
   int status = 0;
   ::waitpid(process_, &status, 0);
   process_ = -1;

@@ -2,6 +2,7 @@
 
 #include <sys/types.h>
 
+#include <chrono>
 #include <cstddef>
 #include <nlohmann/json.hpp>
 #include <string>
@@ -27,6 +28,9 @@ class Command {
   /// Waits for a line of standard output that begins with `prefix`; false: the output ended before.
   bool wait_for_line(const std::string& prefix);
   void send(int signal);
+  pid_t process() const { return process_; }
+  /// True: it has ended. Waits for that as long as `patience` says.
+  bool ends_within(std::chrono::milliseconds patience) const;
   /// Waits for the end; kills what has not ended after half a minute.
   CommandResult finish();
 

@@ -4,8 +4,8 @@
 #include <nlohmann/json.hpp>
 
 #include "command.h"
-#include "memory_cgroup.h"
 #include "support/checkpoint_files.h"
+#include "tools/memory_cgroup.h"
 #include "tools/synthetic_checkpoint.h"
 
 namespace tierstream {

@@ -37,6 +37,7 @@ struct PlanOptions {
 struct LayerLoad {
   std::uint64_t disk = 0;    ///< read from storage, alignment included
   std::uint64_t copied = 0;  ///< copied to the device, from wherever in host memory
+  std::uint64_t ring = 0;    ///< of these, out of the ring's blocks, after they were read
 };
 
 /// Which bytes live where, computed before anything is allocated. Pure data.
@@ -80,8 +81,9 @@ struct Plan {
 Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& rates = {},
                const PlanOptions& options = {});
 
-/// Seconds of a steady pass: layer by layer, each link works through its bytes in order, and a layer's load
-/// begins when a slot is free. `loads` and `layer_seconds` (empty: 0) are by layer.
+/// Seconds of a steady pass: layer by layer, each link works through its bytes in order, a layer's load
+/// begins when a slot is free, and bytes that take the ring are copied block by block, each after it was
+/// read. `layer_seconds` (empty: 0) is by layer.
 double predict_seconds(const Plan& plan, const LinkRates& rates, std::span<const double> layer_seconds);
 
 /// A few lines for people.

@@ -1,10 +1,9 @@
-#include "memory_cgroup.h"
+#include "tools/memory_cgroup.h"
 
 #include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
-#include <sstream>
 #include <stdexcept>
 
 namespace tierstream {
@@ -31,11 +30,19 @@ bool write_value(const std::string& path, const std::string& value) {
   return file.good();
 }
 
-std::uint64_t read_number(const std::string& path) {
+void move_this_process_to(const std::string& group) {
+  if (write_value(group + "/cgroup.procs", std::to_string(::getpid()))) return;
+  throw std::runtime_error("cannot enter " + group);
+}
+
+/// Of a file of lines "name number".
+std::uint64_t find_number(const std::string& path, const std::string& wanted) {
   std::ifstream file(path);
   std::uint64_t number = 0;
-  if (!(file >> number)) throw std::runtime_error("no number in " + path);
-  return number;
+  for (std::string name; file >> name >> number;) {
+    if (name == wanted) return number;
+  }
+  throw std::runtime_error("no \"" + wanted + "\" in " + path);
 }
 
 }  // namespace
@@ -53,7 +60,8 @@ MemoryCgroup::MemoryCgroup(std::uint64_t limit_bytes) {
 
 bool MemoryCgroup::make(const std::string& parent, const std::string& limit_file, std::uint64_t limit_bytes) {
   if (unified_) write_value(parent + "/cgroup.subtree_control", "+memory");  // may be on already
-  path_ = parent + "/tierstream-test-" + std::to_string(::getpid());
+  parent_ = parent;
+  path_ = parent + "/tierstream-" + std::to_string(::getpid());
   std::error_code error;
   if (!fs::create_directory(path_, error)) {
     refusal_ = "cannot make " + path_ + ": " + error.message();
@@ -70,21 +78,43 @@ bool MemoryCgroup::make(const std::string& parent, const std::string& limit_file
 }
 
 MemoryCgroup::~MemoryCgroup() {
-  if (!path_.empty()) ::rmdir(path_.c_str());
+  if (path_.empty()) return;
+  if (entered_) write_value(parent_ + "/cgroup.procs", std::to_string(::getpid()));
+  ::rmdir(path_.c_str());
+}
+
+void MemoryCgroup::enter() {
+  move_this_process_to(path_);
+  entered_ = true;
+}
+
+void MemoryCgroup::leave() {
+  move_this_process_to(parent_);
+  entered_ = false;
+}
+
+std::uint64_t MemoryCgroup::read_number(const char* version1_file, const char* version2_file) const {
+  const std::string path = path_ + "/" + (unified_ ? version2_file : version1_file);
+  std::ifstream file(path);
+  std::uint64_t number = 0;
+  if (!(file >> number)) throw std::runtime_error("no number in " + path);
+  return number;
+}
+
+std::uint64_t MemoryCgroup::used_bytes() const {
+  return read_number("memory.usage_in_bytes", "memory.current");
 }
 
 std::uint64_t MemoryCgroup::peak_bytes() const {
-  return read_number(path_ + (unified_ ? "/memory.peak" : "/memory.max_usage_in_bytes"));
+  return read_number("memory.max_usage_in_bytes", "memory.peak");
+}
+
+std::uint64_t MemoryCgroup::unevictable_bytes() const {
+  return find_number(path_ + "/memory.stat", "unevictable");
 }
 
 std::uint64_t MemoryCgroup::times_limit_was_hit() const {
-  if (!unified_) return read_number(path_ + "/memory.failcnt");
-  std::ifstream events(path_ + "/memory.events");
-  std::uint64_t count = 0;
-  for (std::string name; events >> name >> count;) {
-    if (name == "max") return count;
-  }
-  throw std::runtime_error("no \"max\" in " + path_ + "/memory.events");
+  return unified_ ? find_number(path_ + "/memory.events", "max") : read_number("memory.failcnt", "");
 }
 
 }  // namespace tierstream

@@ -1,0 +1,114 @@
+#include <gmock/gmock.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
+#include <fstream>
+#include <iostream>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "command.h"
+#include "support/checkpoint_files.h"
+#include "tools/memory_cgroup.h"
+#include "tools/synthetic_checkpoint.h"
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+constexpr std::uint64_t kGpuMiB = 128;  // slots of 16 MiB, residents, and the tensors outside the layers
+constexpr std::uint64_t kPinnedMiB = 32;
+constexpr std::uint64_t kPageCacheMiB = 192;
+constexpr std::uint64_t kOverheadMiB = 32;  // what the tools may need beside the budgets
+constexpr std::uint64_t kLimitMiB = 1024;   // far above: nothing but the program keeps within the budgets
+constexpr std::chrono::milliseconds kInterval{10};
+/// Each processor keeps a batch of the last pages that were unlocked (31, by Linux' PAGEVEC_SIZE).
+constexpr std::uint64_t kUnlockedLater = 31 * 4096;
+
+/// Of a process's /proc/PID/status, e.g. "VmLck"; 0 once it has ended.
+std::uint64_t status_bytes(pid_t process, const std::string& name) {
+  std::ifstream status("/proc/" + std::to_string(process) + "/status");
+  for (std::string key; status >> key;) {
+    std::uint64_t kib = 0;
+    if (key == name + ":" && status >> kib) return kib * 1024;
+  }
+  return 0;
+}
+
+/// The most of what was seen from outside, at any one time.
+struct Samples {
+  std::uint64_t charged_bytes = 0;  ///< memory of the process, and page cache
+  std::uint64_t own_bytes = 0;      ///< of which no file's
+  std::uint64_t locked_bytes = 0;
+  std::size_t count = 0;
+
+  void take(const MemoryCgroup& cgroup, pid_t process) {
+    charged_bytes = std::max(charged_bytes, cgroup.used_bytes());
+    own_bytes = std::max(own_bytes, status_bytes(process, "RssAnon"));
+    locked_bytes = std::max(locked_bytes, status_bytes(process, "VmLck"));
+    ++count;
+  }
+};
+
+class BudgetSamples : public testing::TestWithParam<bool> {};
+
+TEST_P(BudgetSamples, ShowNoByteBeyondTheBudgetsAndTheOverhead) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "a sanitizer's own memory is many times what is measured here";
+#endif
+  const bool landing = GetParam();
+  const TemporaryDirectory directory;
+  write_synthetic_checkpoint(
+      directory.path(), {.layers = 32, .layer_bytes = 16 * kMiB, .shards = 2, .skew = landing ? 0u : 7u});
+  const MemoryCgroup cgroup(kLimitMiB * kMiB);
+  if (!cgroup.refusal().empty()) GTEST_SKIP() << cgroup.refusal();
+
+  std::vector<std::string> arguments = {"run",
+                                        directory.path(),
+                                        "--budget",
+                                        "gpu=" + std::to_string(kGpuMiB) +
+                                            "MiB,pinned=" + std::to_string(kPinnedMiB) +
+                                            "MiB,page_cache=" + std::to_string(kPageCacheMiB) + "MiB",
+                                        "--passes",
+                                        "4",
+                                        "--device",
+                                        "cpu",
+                                        "--json"};
+  if (!landing) arguments.push_back("--no-landing");
+  Command command(arguments, cgroup.path());
+  Samples most;
+  do {
+    most.take(cgroup, command.process());
+  } while (!command.ends_within(kInterval));
+  const CommandResult result = command.finish();
+
+  ASSERT_EQ(result.exit_code, 0) << result.err;
+  const nlohmann::json report = nlohmann::json::parse(result.out);
+  const auto held = [&](const char* tier) { return report["peak_bytes"][tier].get<std::uint64_t>(); };
+  std::cout << most.count << " samples: charged " << most.charged_bytes / kMiB << " MiB, of which its own "
+            << most.own_bytes / kMiB << " MiB; locked " << most.locked_bytes / kMiB << " MiB; in the tiers "
+            << (held("gpu") + held("pinned") + held("page_cache")) / kMiB << " MiB\n";
+
+  EXPECT_LE(most.charged_bytes, (kGpuMiB + kPinnedMiB + kPageCacheMiB + kOverheadMiB) * kMiB);
+  EXPECT_LE(cgroup.peak_bytes(), (kGpuMiB + kPinnedMiB + kPageCacheMiB + kOverheadMiB) * kMiB)
+      << "between two samples";
+  EXPECT_LE(most.own_bytes, (kGpuMiB + kPinnedMiB + kOverheadMiB) * kMiB);
+  EXPECT_LE(most.locked_bytes, (kPinnedMiB + kPageCacheMiB) * kMiB);
+  EXPECT_LE(cgroup.unevictable_bytes(), kUnlockedLater * std::thread::hardware_concurrency())
+      << "still locked after the end";
+  // That the samples see what they are to see.
+  EXPECT_GE(most.count, 10u);
+  EXPECT_GE(most.charged_bytes, held("gpu") + held("page_cache"));
+  EXPECT_GE(held("page_cache"), kPageCacheMiB * kMiB * 9 / 10);
+  if (most.locked_bytes == 0) std::cout << "mlock was refused: locked bytes are not tested\n";
+}
+
+INSTANTIATE_TEST_SUITE_P(Tools, BudgetSamples, testing::Bool(),
+                         [](const auto& test) { return test.param ? "ReadsLand" : "ThroughTheRing"; });
+
+}  // namespace
+}  // namespace tierstream
