@@ -27,6 +27,11 @@ RingShape choose_ring(std::uint64_t pinned_bytes, const PlanOptions& options) {
   return {block, static_cast<std::uint32_t>(bytes / block)};
 }
 
+std::uint64_t chunk_bytes(const PlanOptions& options) {
+  if (options.chunk_bytes != 0) return options.chunk_bytes;
+  return options.is_host ? kChunkBytesInPlace : kChunkBytes;
+}
+
 bool any_fills(const Plan& plan) {
   const auto has_fills = [](const LayerLayout& layout) { return !layout.fills.empty(); };
   return has_fills(plan.outside) || std::ranges::any_of(plan.layers, has_fills) ||
@@ -213,7 +218,7 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   plan.homes = all_streamed(table);
   const auto keep_pages = [&] {
     plan.page_cache =
-        choose_chunks(table, plan.homes, budget.page_cache, options.is_host, options.chunk_bytes);
+        choose_chunks(table, plan.homes, budget.page_cache, options.is_host, chunk_bytes(options));
     if (options.is_host) use_where_mapped(table, plan.page_cache, plan.homes);
   };
   if (options.is_host) keep_pages();  // what is used where it is mapped needs neither slot nor residence

@@ -143,6 +143,24 @@ TEST(Plan, OnTheHostUsesTensorsWhereTheyAreMapped) {
   EXPECT_EQ(plan.minimum.gpu, kMiB) << "nothing needs a slot";
 }
 
+TEST(Plan, OnTheHostKeepsHardlyMoreThanTheTensorsItUsesInPlace) {
+  constexpr std::uint64_t kTensorBytes = 5 * kMiB / 2 + 64;
+  LayerTable model;
+  std::uint64_t offset = 0;
+  for (int i = 0; i < 16; ++i) {
+    Layer& layer = model.layers.emplace_back(Layer{fmt::format("l.{}", i), {}});
+    for (int t = 0; t < 8; ++t, offset += kTensorBytes) {
+      layer.tensors.push_back(
+          {fmt::format("t{}", t), DType::kU8, {kTensorBytes}, kTensorBytes, FileExtent{0, offset}});
+    }
+  }
+  model.files.push_back(
+      {"f", {.bytes = offset, .offset_alignment = 512, .memory_alignment = 512, .is_local_file = true}});
+  const Plan plan = make_plan(model, {.gpu = 8 * kTensorBytes, .pinned = 8 * kMiB, .page_cache = offset / 2},
+                              {}, {.reads_land = true, .is_host = true});
+  EXPECT_LE(plan.disk_bytes, offset * 54 / 100);
+}
+
 TEST(Plan, PredictsLayerByLayer) {
   const LayerTable model = table(4, 64 * kMiB, 0);
   const LinkRates rates{.disk = 64.0 * kMiB, .host_to_device = 256.0 * kMiB};
