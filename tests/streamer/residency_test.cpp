@@ -76,7 +76,7 @@ TEST_P(ResidencyTest, HalfOfTheModelInThePageCacheLeavesTheOtherHalfToTheDisk) {
   EXPECT_LE(first.disk + first.page_cache, model_bytes() + 2 * kChunkBytes + kLayers * 3 * 4096) << "once";
   for (int pass = 0; pass < 2; ++pass) {
     const TierBytes bytes = walk(streamer);
-    EXPECT_EQ(bytes.disk, streamer.plan().disk_bytes);
+    EXPECT_LE(bytes.disk, streamer.plan().disk_bytes) << "a layer may still be in its slot";
     EXPECT_LE(bytes.disk, model_bytes() / 2 + kChunkBytes + kLayers * 3 * 4096);
     EXPECT_GE(bytes.disk + bytes.page_cache + bytes.gpu, model_bytes());
   }

@@ -242,7 +242,7 @@ TEST_F(PlanCommand, WrongUseIsRefusedInOneLine) {
       {{"plan", p, "--budget", kBudget, "--layers", "model.blocks"}, "model.blocks"},
       {{"plan", p, "--budget", kBudget, "--slots", "0"}, "--slots"},
       {{"plan", p, "--budget", kBudget, "--rates", "disk=fast"}, "\"fast\""},
-      {{"plan", p, "--budget", kBudget, "--rates", "disk"}, "a size is a number and a unit"},
+      {{"plan", p, "--budget", kBudget, "--rates", "disk"}, "rates are written"},
       {{"plan", p, "--budget", kBudget, "--rates", "tape=1GB"}, "rates are written disk=1.7GB"},
       {{"plan", p, "--budget", kBudget, "--rates", "disk=1GB,disk=2GB"}, "named twice"},
       {{"plan", p, "--budget", kBudget, "--rates", "disk=0"}, "more than nothing"},
