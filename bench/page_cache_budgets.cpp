@@ -54,7 +54,8 @@ std::uint64_t disk_bytes_so_far() {
 /// One byte of each page: all is there.
 void touch(const std::byte* data, std::uint64_t bytes) {
   for (std::uint64_t at = 0; at < bytes; at += kPageBytes) {
-    benchmark::DoNotOptimize(*static_cast<const volatile std::byte*>(data + at));
+    std::byte value = data[at];
+    benchmark::DoNotOptimize(value);
   }
 }
 
@@ -118,7 +119,7 @@ class StreamedWalk final : public Walker {
   void walk() override {
     for (const Lease& layer : streamer_.pass({.last = true})) {
       for (std::size_t i = 0; i < layer.size(); ++i) {
-        const TensorView tensor = layer.tensor(i);
+        TensorView tensor = layer.tensor(i);
         touches_ ? touch(tensor.data, tensor.spec->bytes) : benchmark::DoNotOptimize(tensor.data);
       }
     }

@@ -61,7 +61,7 @@ TEST_P(SetBudgetTest, GrowsAndShrinksBetweenPasses) {
     EXPECT_LE(streamer.plan().used.gpu, budget_of(layers).gpu);
     walk(streamer);
     walk(streamer);
-    EXPECT_EQ(streamer.stats().last_pass.bytes.disk, streamer.plan().disk_bytes);
+    EXPECT_LE(streamer.stats().last_pass.bytes.disk, streamer.plan().disk_bytes);
   }
   EXPECT_EQ(streamer.stats().passes, 9u);
   EXPECT_EQ(streamer.generation(), 5u);
