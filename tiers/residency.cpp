@@ -99,7 +99,9 @@ ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::u
     Place place;
     std::uint32_t file;
     std::uint64_t first;
-    std::uint64_t last;  // chunk
+    std::uint64_t last;      // chunk
+    bool is_whole = false;   // a tensor's, kept all or not at all
+    bool is_useful = false;  // then; a chunk's own use shows in `useful` at the end
   };
   ChunkSet useful(table.files, chunk_bytes);
   ChunkSet seen(table.files, chunk_bytes);
@@ -120,11 +122,14 @@ ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::u
       const auto& extent = std::get<FileExtent>(tensors[i].source);
       const std::uint64_t first = seen.chunk_of(extent.offset);
       const std::uint64_t last = seen.chunk_of(extent.offset + tensors[i].bytes - 1);
-      const bool whole = in_place && can_be_used_mapped(extent);
-      if (whole) entries.push_back({{}, extent.file, first, last});
+      const bool is_useful = homes[index][i] != TensorHome::kResident;
+      if (in_place && can_be_used_mapped(extent)) {
+        entries.push_back({{}, extent.file, first, last, true, is_useful});
+        continue;
+      }
       for (std::uint64_t chunk = last + 1; chunk-- > first;) {
-        if (homes[index][i] != TensorHome::kResident) useful.insert(extent.file, chunk);
-        if (!whole && seen.insert(extent.file, chunk)) entries.push_back({{}, extent.file, chunk, chunk});
+        if (is_useful) useful.insert(extent.file, chunk);
+        if (seen.insert(extent.file, chunk)) entries.push_back({{}, extent.file, chunk, chunk});
       }
     }
     const auto own = std::span(entries).subspan(first_entry);
@@ -137,16 +142,13 @@ ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::u
   }
   std::ranges::stable_sort(entries, {}, &Entry::place);
   for (const Entry& entry : entries) {
+    if (!(entry.is_whole ? entry.is_useful : useful.contains(entry.file, entry.first))) continue;
     std::uint64_t more = 0;
     for (std::uint64_t chunk = entry.first; chunk <= entry.last; ++chunk) {
-      if (useful.contains(entry.file, chunk) && !chosen.contains(entry.file, chunk)) {
-        more += chosen.bytes_of(entry.file, chunk);
-      }
+      if (!chosen.contains(entry.file, chunk)) more += chosen.bytes_of(entry.file, chunk);
     }
     if (chosen.bytes() + more > bytes) break;
-    for (std::uint64_t chunk = entry.first; chunk <= entry.last; ++chunk) {
-      if (useful.contains(entry.file, chunk)) chosen.insert(entry.file, chunk);
-    }
+    for (std::uint64_t chunk = entry.first; chunk <= entry.last; ++chunk) chosen.insert(entry.file, chunk);
   }
   return chosen;
 }
