@@ -196,17 +196,16 @@ void StorageBackend::begin(const ReadRequest& request) {
   free_.pop_back();
   ++in_flight_;
   InFlight& slot = requests_[index];
-  slot = {.request = request,
-          .expected_bytes =
-              std::min<std::uint64_t>(request.destination.size(), info(request.file).bytes - request.offset),
-          .done_bytes = 0,
-          .cached_bytes = 0,
-          .generation = slot.generation,
-          .busy_tries = 0,
-          .stalled_tries = 0,
-          .without_direct = false,
-          .cached = false,
-          .busy = true};
+  slot.request = request;
+  slot.expected_bytes =
+      std::min<std::uint64_t>(request.destination.size(), info(request.file).bytes - request.offset);
+  slot.done_bytes = 0;
+  slot.cached_bytes = 0;
+  slot.busy_tries = 0;
+  slot.stalled_tries = 0;
+  slot.without_direct = false;
+  slot.cached = false;
+  slot.busy = true;
   to_submit_.push_back({make_id(index, slot.generation), request.file, request.offset, request.destination});
 }
 

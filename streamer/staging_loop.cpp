@@ -14,8 +14,6 @@ constexpr std::chrono::microseconds kPollInterval{50};
 /// While draining, so that whoever drains can keep a deadline.
 constexpr std::chrono::milliseconds kDrainInterval{10};
 
-constexpr std::uint64_t kLandingBit = std::uint64_t{1} << 63;
-
 }  // namespace
 
 StagingLoop::StagingLoop(const StagingParts& parts)
@@ -54,22 +52,12 @@ StagingLoop::StagingLoop(const StagingParts& parts)
   batch_.reserve(completions_.size());
 }
 
-std::uint64_t StagingLoop::to_tag(const ReadId& id) {
-  return (id.landing ? kLandingBit : 0) | (std::uint64_t{id.index} << 32) | id.read;
-}
-
 std::uint32_t StagingLoop::outside_layer() const {
   return static_cast<std::uint32_t>(parts_.table.layers.size());
 }
 
 std::uint32_t StagingLoop::index_of(const Target& target) const {
   return static_cast<std::uint32_t>(&target - targets_.data());
-}
-
-StagingLoop::ReadId StagingLoop::from_tag(std::uint64_t tag) {
-  return {.landing = (tag & kLandingBit) != 0,
-          .index = static_cast<std::uint32_t>((tag & ~kLandingBit) >> 32),
-          .read = static_cast<std::uint32_t>(tag)};
 }
 
 void StagingLoop::step() {

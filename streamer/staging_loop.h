@@ -114,8 +114,15 @@ class StagingLoop {
     std::uint32_t index;  ///< of the target, or of the block
     std::uint32_t read;
   };
-  static std::uint64_t to_tag(const ReadId& id);
-  static ReadId from_tag(std::uint64_t tag);
+  static constexpr std::uint64_t kLandingBit = std::uint64_t{1} << 63;
+  static std::uint64_t to_tag(const ReadId& id) {
+    return (id.landing ? kLandingBit : 0) | (std::uint64_t{id.index} << 32) | id.read;
+  }
+  static ReadId from_tag(std::uint64_t tag) {
+    return {.landing = (tag & kLandingBit) != 0,
+            .index = static_cast<std::uint32_t>((tag & ~kLandingBit) >> 32),
+            .read = static_cast<std::uint32_t>(tag)};
+  }
 
   void finish_reads();
   void finish_read(const Completion& completion);
