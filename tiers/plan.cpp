@@ -32,10 +32,12 @@ std::uint64_t chunk_bytes(const PlanOptions& options) {
   return options.is_host ? kChunkBytesInPlace : kChunkBytes;
 }
 
-bool any_fills(const Plan& plan) {
-  const auto has_fills = [](const LayerLayout& layout) { return !layout.fills.empty(); };
-  return has_fills(plan.outside) || std::ranges::any_of(plan.layers, has_fills) ||
-         std::ranges::any_of(plan.residents, has_fills);
+/// Blocks that all layouts together fill in a pass at most: a ring of more would never be full.
+std::uint64_t count_fills(const Plan& plan) {
+  const auto add = [](std::uint64_t sum, const LayerLayout& layout) { return sum + layout.fills.size(); };
+  const std::uint64_t sum =
+      std::accumulate(plan.layers.begin(), plan.layers.end(), std::uint64_t{plan.outside.fills.size()}, add);
+  return std::accumulate(plan.residents.begin(), plan.residents.end(), sum, add);
 }
 
 /// Throws when a tier cannot hold what it needs at least; one message for all tiers.
@@ -237,7 +239,12 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   keep_pages();
 
   lay_out(table, rules, plan);
-  if (!any_fills(plan)) plan.ring = {plan.ring.block_bytes, 0};
+  if (const std::uint64_t fills = count_fills(plan); fills == 0) {
+    plan.ring.blocks = 0;
+  } else {
+    plan.ring.blocks = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(plan.ring.blocks, std::max<std::uint64_t>(fills, kMinimumBlocks)));
+  }
   plan.minimum.pinned = plan.ring.blocks == 0 ? 0 : kMinimumBlocks * options.request_bytes;
   refuse_shortage(plan, budget, largest_name);
 

@@ -100,6 +100,12 @@ TEST(Plan, TakesTheLargestBlocksOfWhichTheBudgetHoldsSixteenAndNoMoreRingThanHel
   EXPECT_EQ(make_plan(model, {.gpu = 64 * kMiB, .pinned = 1u << 30}).ring.bytes(), 256 * kMiB);
 }
 
+TEST(Plan, TakesNoMoreRingThanAPassCanFill) {
+  const Plan plan = make_plan(table(4, kMiB, 0), {.gpu = kMiB, .pinned = 64 * kMiB});
+  EXPECT_EQ(plan.ring.blocks, 4u);
+  EXPECT_EQ(make_plan(table(1, kMiB, 0), {.gpu = kMiB, .pinned = 64 * kMiB}).ring.blocks, 2u);
+}
+
 TEST(Plan, BoundsAPassByItsSlowestLink) {
   const LayerTable model = table(4, 64 * kMiB, 0);
   const Budget budget{.gpu = 64 * kMiB, .pinned = 64 * kMiB};
