@@ -311,9 +311,9 @@ TEST_F(AnyPass, TheFiguresFitEachOther) {
 TEST_F(AnyPass, EveryClauseFitsALine) {
   for (int i = 0; i < kDraws; ++i) {
     draw();
-    std::string_view rest = judged().words;
-    const std::string words(rest);
+    const std::string words = judged().words;
     EXPECT_FALSE(words.empty());
+    std::string_view rest = words;
     for (std::size_t end = 0; end != rest.npos; rest.remove_prefix(end == rest.npos ? 0 : end + 2)) {
       end = rest.find("; ");
       EXPECT_LE(rest.substr(0, end).size(), 71u) << words;
