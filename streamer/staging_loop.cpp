@@ -19,6 +19,7 @@ constexpr std::chrono::milliseconds kDrainInterval{10};
 StagingLoop::StagingLoop(const StagingParts& parts)
     : parts_(parts),
       targets_(parts.slots.slots() + parts.table.layers.size() + 1),
+      unregistered_(parts.table.layers.size()),
       again_(parts.table.layers.size() + 1),
       blocks_(parts.ring.shape().blocks),
       max_blocks_reading_((blocks_.size() + 1) / 2),
@@ -249,7 +250,7 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   target.stage = Target::Stage::kFilling;
   target.layer = layer;
   if (is_slot(target)) {
-    target.layout = &parts_.plan.layers[layer];
+    target.layout = &streamed_layout(layer);
     target_of_[layer] = index_of(target);
   }
   target.next_landing = 0;
@@ -329,6 +330,23 @@ void StagingLoop::settle(Target& target) {
     target.stage = Target::Stage::kEmpty;
     target.slot.reset();
   }
+}
+
+/// Copies from pages that are not registered hold up this thread. Once that is known, storage reads them from
+/// the page cache, by threads of its own, into ring blocks.
+const LayerLayout& StagingLoop::streamed_layout(std::uint32_t layer) {
+  const LayerLayout& mapped = parts_.plan.layers[layer];
+  if (mapped.mapped_copies.empty() || blocks_.empty()) return mapped;
+  if (parts_.page_cache->state(layer) != PageCache::State::kReady ||
+      parts_.page_cache->is_registered(layer)) {
+    return mapped;
+  }
+  std::optional<LayerLayout>& layout = unregistered_[layer];
+  if (!layout) {
+    layout = make_layer_layout(parts_.table.layers[layer], parts_.table.files, parts_.plan.rules,
+                               {parts_.plan.homes[layer]});
+  }
+  return *layout;
 }
 
 void StagingLoop::finish(Target& target) {

@@ -137,6 +137,7 @@ class StagingLoop {
   void assign_targets();
   void start(Target& target, std::uint32_t layer);
   void take_pages(Target& target);
+  const LayerLayout& streamed_layout(std::uint32_t layer);
   void abandon(Target& target);
   void settle(Target& target);
   void finish(Target& target);
@@ -178,7 +179,9 @@ class StagingLoop {
                                 const Completion& completion) const;
 
   StagingParts parts_;
-  std::vector<Target> targets_;   // the slots, then what stays, by layer; the outside is last
+  std::vector<Target> targets_;  // the slots, then what stays, by layer; the outside is last
+  /// By layer, once it was found that its kept pages are not registered: the same, read through storage.
+  std::vector<std::optional<LayerLayout>> unregistered_;
   std::vector<TierBytes> again_;  // by layer: what each later use takes from the tiers of what stays
   std::vector<BlockUse> blocks_;
   /// Half the ring: were all of it read at once, the reads would end together, and storage would have nothing

@@ -201,6 +201,8 @@ class FilePageCache::Loader {
     return nullptr;
   }
 
+  bool is_registered(std::uint32_t layer) const noexcept { return layers_[layer].is_registered; }
+
   std::uint64_t take_read_bytes(std::uint32_t layer) noexcept {
     return layers_[layer].read_bytes.exchange(0, std::memory_order_relaxed);
   }
@@ -244,6 +246,7 @@ class FilePageCache::Loader {
   struct LayerState {
     std::atomic<State> state = State::kReady;
     std::atomic<std::uint64_t> read_bytes = 0;
+    bool is_registered = true;  // written before the state says that it is ready
     std::vector<std::size_t> runs;
   };
 
@@ -364,6 +367,7 @@ class FilePageCache::Loader {
         layer.state = State::kFailed;
         continue;
       }
+      layer.is_registered = layer.is_registered && run.registration;
       if (std::ranges::all_of(layer.runs, [this](std::size_t i) { return runs_[i].is_ready; })) {
         layer.state.store(State::kReady, std::memory_order_release);
       }
@@ -394,6 +398,9 @@ FilePageCache::~FilePageCache() = default;
 PageCache::State FilePageCache::state(std::uint32_t layer) const noexcept { return loader_->state(layer); }
 void FilePageCache::ask_for(std::uint32_t layer) { loader_->ask_for(layer); }
 std::exception_ptr FilePageCache::error(std::uint32_t layer) const { return loader_->error(layer); }
+bool FilePageCache::is_registered(std::uint32_t layer) const noexcept {
+  return loader_->is_registered(layer);
+}
 std::uint64_t FilePageCache::take_read_bytes(std::uint32_t layer) noexcept {
   return loader_->take_read_bytes(layer);
 }

@@ -145,7 +145,7 @@ void choose_residents(const LayerTable& table, std::uint64_t gpu_bytes, std::vec
   }
 }
 
-void lay_out(const LayerTable& table, const LayoutRules& rules, Plan& plan) {
+void lay_out(const LayerTable& table, Plan& plan) {
   plan.layers.reserve(table.layers.size());
   plan.residents.reserve(table.layers.size());
   plan.resident_offsets.reserve(table.layers.size());
@@ -153,11 +153,11 @@ void lay_out(const LayerTable& table, const LayoutRules& rules, Plan& plan) {
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
     const Layer& layer = table.layers[i];
     const LayerPart streamed{plan.homes[i], TensorHome::kSlot, cached};
-    plan.layers.push_back(make_layer_layout(layer, table.files, rules, streamed));
+    plan.layers.push_back(make_layer_layout(layer, table.files, plan.rules, streamed));
     plan.slot_bytes = std::max(plan.slot_bytes, plan.layers.back().slot_bytes);
     plan.resident_offsets.push_back(plan.resident_bytes);
     const LayerPart resident{plan.homes[i], TensorHome::kResident};
-    plan.residents.push_back(make_layer_layout(layer, table.files, rules, resident));
+    plan.residents.push_back(make_layer_layout(layer, table.files, plan.rules, resident));
     plan.resident_bytes += plan.residents.back().slot_bytes;
   }
 }
@@ -213,10 +213,10 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   refuse_options(table, options);
   Plan plan;
   plan.ring = choose_ring(std::max(budget.pinned, kMinimumBlocks * options.request_bytes), options);
-  const LayoutRules rules{.block_bytes = plan.ring.block_bytes,
-                          .request_bytes = options.request_bytes,
-                          .reads_land = options.reads_land};
-  plan.outside = make_layer_layout(table.outside, table.files, rules);
+  plan.rules = {.block_bytes = plan.ring.block_bytes,
+                .request_bytes = options.request_bytes,
+                .reads_land = options.reads_land};
+  plan.outside = make_layer_layout(table.outside, table.files, plan.rules);
   plan.homes = all_streamed(table);
   const auto keep_pages = [&] {
     plan.page_cache =
@@ -228,7 +228,7 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   std::vector<std::uint64_t> slot_bytes;
   slot_bytes.reserve(table.layers.size());
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
-    slot_bytes.push_back(laid_out_bytes(table.layers[i], table.files, rules, {plan.homes[i]}));
+    slot_bytes.push_back(laid_out_bytes(table.layers[i], table.files, plan.rules, {plan.homes[i]}));
   }
   const auto largest = std::ranges::max_element(slot_bytes);
   plan.largest_slot_bytes = *largest;
@@ -238,8 +238,12 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   choose_residents(table, gpu_bytes, std::move(slot_bytes), options, plan.homes);
   keep_pages();
 
-  lay_out(table, rules, plan);
-  if (const std::uint64_t fills = count_fills(plan); fills == 0) {
+  lay_out(table, plan);
+  std::uint64_t fills = count_fills(plan);
+  // Kept pages that turn out not to be registered take the ring, too.
+  const bool has_room = budget.pinned >= kMinimumBlocks * options.request_bytes;
+  if (!options.is_host && !plan.page_cache.empty() && has_room) fills += kComfortableBlocks;
+  if (fills == 0) {
     plan.ring.blocks = 0;
   } else {
     plan.ring.blocks = static_cast<std::uint32_t>(

@@ -4,10 +4,15 @@
 #include <tierstream/io/file_backends.h>
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cpu_device.h>
+#include <tierstream/tiers/host_memory.h>
 
 #include <chrono>
 #include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
 #include <string>
+#include <utility>
 
 #include "small_model.h"
 #include "support/test_files.h"
@@ -110,6 +115,54 @@ TEST_P(ResidencyTest, LeasesInAnyOrderGetTheirBytesFromEveryTier) {
     EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(layer))) << layer;
   }
   streamer.close();
+}
+
+/// The CPU device, as if its memory were another's: nothing is used in place, and file pages are not
+/// registered.
+class FarDevice final : public Device {
+ public:
+  FarDevice() : traits_(cpu_->traits()) {
+    traits_.reads_land = false;
+    traits_.is_host = false;
+  }
+  const DeviceTraits& traits() const override { return traits_; }
+  DeviceMemory allocate(std::size_t bytes) override { return {*this, HostMemory(bytes).release(), bytes}; }
+  MemoryRoom memory_room() override { return cpu_->memory_room(); }
+  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal,
+                                 HostAccess access) override {
+    if (access == HostAccess::kReadWrite) return {*this, memory};
+    refusal = "not here";
+    return {};
+  }
+  std::unique_ptr<Event> make_event() override { return cpu_->make_event(); }
+  std::unique_ptr<Event> make_timed_event() override { return cpu_->make_timed_event(); }
+  std::unique_ptr<CopyQueue> make_copy_queue(std::function<void()> on_progress) override {
+    return cpu_->make_copy_queue(std::move(on_progress));
+  }
+  void download(std::span<std::byte> destination, const std::byte* source, Stream stream) override {
+    cpu_->download(destination, source, stream);
+  }
+
+ private:
+  void free_memory(std::byte* data, std::size_t bytes) noexcept override { HostMemory::adopt(data, bytes); }
+  void unregister_host(std::span<std::byte>) noexcept override {}
+
+  const std::shared_ptr<Device> cpu_ = make_cpu_device();
+  DeviceTraits traits_;
+};
+
+TEST_P(ResidencyTest, KeptPagesThatAreNotRegisteredTakeTheRing) {
+  Streamer streamer(
+      model_.table,
+      {.device = std::make_shared<FarDevice>(),
+       .budget = {.gpu = 4 * 3 * kMiB, .pinned = 8 * kMiB, .page_cache = model_bytes() + 4 * kMiB}});
+  EXPECT_EQ(streamer.plan().disk_bytes, 0u);
+  for (int pass = 0; pass < 3; ++pass) (void)walk(streamer);
+  const PageCacheStatus status = streamer.page_cache_status();
+  EXPECT_EQ(status.registered_bytes, 0u);
+  EXPECT_EQ(status.registration_refusal, "not here");
+  const TierBytes bytes = streamer.stats().last_pass.bytes;
+  EXPECT_GE(bytes.disk + bytes.page_cache + bytes.gpu, model_bytes());
 }
 
 }  // namespace

@@ -184,6 +184,7 @@ class WarmPages final : public PageCache {
   State state(std::uint32_t) const noexcept override { return State::kReady; }
   void ask_for(std::uint32_t) override {}
   std::exception_ptr error(std::uint32_t) const override { return nullptr; }
+  bool is_registered(std::uint32_t) const noexcept override { return true; }
   std::uint64_t take_read_bytes(std::uint32_t) noexcept override { return 0; }
   const std::byte* address(std::uint32_t, std::uint64_t offset) const noexcept override {
     return reinterpret_cast<const std::byte*>(kSlotAlignment + offset);

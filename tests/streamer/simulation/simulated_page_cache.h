@@ -21,7 +21,7 @@ class SimulatedPageCache final : public PageCache {
 
   /// `failures`: counts them, by layer.
   SimulatedPageCache(std::mt19937_64& random, const LayerTable& table, const Plan& plan,
-                     std::shared_ptr<const MemoryFiles> files, TierBudget& budget, bool fails,
+                     std::shared_ptr<const MemoryFiles> files, TierBudget& budget, bool is_host, bool fails,
                      std::vector<std::uint64_t>& failures)
       : random_(random),
         table_(table),
@@ -30,7 +30,9 @@ class SimulatedPageCache final : public PageCache {
         reservation_(budget.reserve(plan.page_cache.bytes(), "pages")),
         fails_(fails),
         failures_(failures),
-        states_(table.layers.size(), State::kComing) {
+        states_(table.layers.size(), State::kComing),
+        registered_(table.layers.size()) {
+    for (std::size_t i = 0; i < registered_.size(); ++i) registered_[i] = is_host || random_() % 3 != 0;
     for (const SourceFile& file : table.files) mapped_->emplace_back(file.info.bytes, std::byte{0xCC});
   }
 
@@ -64,6 +66,7 @@ class SimulatedPageCache final : public PageCache {
     return std::make_exception_ptr(
         Error(Errc::kFileChanged, "simulated", {.file = table_.layers[layer].name}));
   }
+  bool is_registered(std::uint32_t layer) const noexcept override { return registered_[layer]; }
   std::uint64_t take_read_bytes(std::uint32_t) noexcept override { return 0; }
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override {
     return (*mapped_)[file].data() + offset;
@@ -84,7 +87,8 @@ class SimulatedPageCache final : public PageCache {
   const Reservation reservation_;
   const bool fails_;
   std::vector<std::uint64_t>& failures_;
-  std::vector<State> states_;  // by layer
+  std::vector<State> states_;  // by layer, like the next
+  std::vector<bool> registered_;
   const std::shared_ptr<Mapped> mapped_ = std::make_shared<Mapped>();
 };
 

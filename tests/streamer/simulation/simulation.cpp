@@ -191,7 +191,7 @@ class World {
 
   std::unique_ptr<PageCache> make_pages(const Plan& plan) {
     auto pages = std::make_unique<SimulatedPageCache>(random_, table_, plan, files_, *page_cache_,
-                                                      pages_fail_, page_failures_);
+                                                      options_.is_host, pages_fail_, page_failures_);
     pages_ = pages.get();
     return pages;
   }

@@ -36,6 +36,9 @@ class PageCache {
   virtual void ask_for(std::uint32_t layer) = 0;
   /// Why it failed.
   virtual std::exception_ptr error(std::uint32_t layer) const = 0;
+  /// False: the device cannot copy from the pages of `layer` at its link's speed, because registering some of
+  /// them was refused. Of a layer that is ready.
+  virtual bool is_registered(std::uint32_t layer) const noexcept = 0;
   /// Bytes read from storage for `layer` since the last call.
   virtual std::uint64_t take_read_bytes(std::uint32_t layer) noexcept = 0;
   /// Where the file's byte at `offset`, of a chunk that the plan keeps, is mapped; any thread.
@@ -71,6 +74,7 @@ class FilePageCache final : public PageCache {
   State state(std::uint32_t layer) const noexcept override;
   void ask_for(std::uint32_t layer) override;
   std::exception_ptr error(std::uint32_t layer) const override;
+  bool is_registered(std::uint32_t layer) const noexcept override;
   std::uint64_t take_read_bytes(std::uint32_t layer) noexcept override;
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override;
 

@@ -43,6 +43,7 @@ struct LayerLoad {
 /// Which bytes live where, computed before anything is allocated. Pure data.
 struct Plan {
   RingShape ring;
+  LayoutRules rules;  ///< by which the layouts are made
   std::uint64_t slot_bytes = 0;
   std::uint32_t slots = 0;
   TensorHomes homes;
