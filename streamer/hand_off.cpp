@@ -68,6 +68,7 @@ bool HandOff::changed() {
 // --- Callers ---
 
 std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
+  if (is_retired_) throw Retired{};
   if (failed_for_good_) std::rethrow_exception(failed_for_good_);
   if (failures_[layer]) {
     is_changed_ = true;  // wanted again: the next acquire tries anew
@@ -295,6 +296,14 @@ void HandOff::fail_for_good(std::exception_ptr error) noexcept {
     const std::scoped_lock lock(mutex_);
     if (!failed_for_good_) failed_for_good_ = std::move(error);
     is_changed_ = true;
+  }
+  published_.notify_all();
+}
+
+void HandOff::retire() noexcept {
+  {
+    const std::scoped_lock lock(mutex_);
+    is_retired_ = true;
   }
   published_.notify_all();
 }

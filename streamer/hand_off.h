@@ -104,6 +104,10 @@ class HandOff {
   /// counts.
   void fail_for_good(std::exception_ptr error) noexcept;
 
+  /// Thrown to those who acquire or wait once another hand-off has taken this one's place.
+  struct Retired {};
+  void retire() noexcept;
+
   // --- The staging loop ---
 
   struct Round {
@@ -200,6 +204,7 @@ class HandOff {
   std::vector<std::exception_ptr> failures_;  // by layer; thrown once, to one of those who wait
   std::vector<std::uint8_t> only_on_demand_;  // by layer: its last read failed
   std::exception_ptr failed_for_good_;
+  bool is_retired_ = false;
   std::vector<Waiting> waiting_;
   std::vector<std::uint32_t> known_;  // of find_wanted; kept for its capacity
   std::chrono::nanoseconds charged_until_{0};

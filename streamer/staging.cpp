@@ -41,20 +41,20 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
       hand_off_(
           slots_needed(plan_), {plan_.slots, ground.stable_slots}, slots_, ground.clock,
           [storage = &ground.storage] { storage->wake(); }, ground.trace),
-      loop_({.table = ground.table,
-             .plan = plan_,
-             .storage = ground.storage,
-             .device = ground.device,
-             .copies = *copies_,
-             .ring = *ring_,
-             .slots = slots_,
-             .outside_memory = outside,
-             .outside_is_there = outside_is_there,
-             .resident_memory = residents_.data(),
-             .page_cache = pages_.get(),
-             .hand_off = hand_off_,
-             .rule = {plan_.slots, ground.stable_slots},
-             .trace = ground.trace}) {
+      loop_(StagingParts{.table = ground.table,
+                         .plan = plan_,
+                         .storage = ground.storage,
+                         .device = ground.device,
+                         .copies = *copies_,
+                         .ring = *ring_,
+                         .slots = slots_,
+                         .outside_memory = outside,
+                         .outside_is_there = outside_is_there,
+                         .resident_memory = residents_.data(),
+                         .page_cache = pages_.get(),
+                         .hand_off = hand_off_,
+                         .rule = {plan_.slots, ground.stable_slots},
+                         .trace = ground.trace}) {
   // Here and not earlier: what the ring needs comes first.
   if (ground.device.traits().is_host) return;
   ram_ = RamWeights(ground.table, plan_.homes, ground.device, ground.pinned);
@@ -122,15 +122,25 @@ void Staging::drop(std::uint32_t place, std::exception_ptr error) noexcept {
   if (is_retired_) free_unleased();
 }
 
+PageCacheStatus Staging::page_cache_status() const {
+  if (is_retired_) return last_pages_;
+  return pages_ ? pages_->status() : PageCacheStatus{};
+}
+
 void Staging::retire() noexcept {
+  if (is_retired_) return;
+  if (pages_) last_pages_ = pages_->status();
   is_retired_ = true;
+  hand_off_.retire();
+  loop_.reset();
+  copies_.reset();  // its thread tells the storage, which may go next
+  ring_.reset();
+  ram_ = {};
   free_unleased();
 }
 
 void Staging::free_unleased() noexcept {
   const std::scoped_lock lock(freeing_);
-  ring_.reset();
-  ram_ = {};
   for (std::uint32_t slot = 0; slot < plan_.slots; ++slot) {
     if (!hand_off_.is_leased(slot)) slots_.free_memory(slot);
   }
@@ -144,6 +154,9 @@ void Staging::leave_to_leak() noexcept {
   ring_->abandon_memory();
   slots_.abandon_memory();
   residents_.abandon();
+  // What is copied from must stay, too.
+  (void)pages_.release();
+  ram_.abandon();
 }
 
 }  // namespace tierstream

@@ -56,13 +56,16 @@ class Staging {
   const Plan& plan() const noexcept { return plan_; }
   std::uint64_t generation() const noexcept { return generation_; }
   HandOff& hand_off() noexcept { return hand_off_; }
-  StagingLoop& loop() noexcept { return loop_; }
+  /// Until it is retired.
+  StagingLoop& loop() noexcept { return *loop_; }
   /// Null once retired.
   const PinnedRing* ring() const noexcept { return ring_ ? &*ring_ : nullptr; }
   /// Null where the plan keeps no pages, and once retired.
-  PageCache* pages() const noexcept { return pages_.get(); }
+  PageCache* pages() const noexcept { return is_retired_ ? nullptr : pages_.get(); }
+  /// As it was, once retired.
+  PageCacheStatus page_cache_status() const;
   const std::string& registration_refusal() const noexcept { return registration_refusal_; }
-  const RamWeights& ram() const noexcept { return ram_; }
+  const RamWeights& ram() const noexcept { return ram_; }  ///< empty once retired
   bool reads_land() const noexcept { return reads_land_; }
 
   TensorView tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const;
@@ -75,7 +78,8 @@ class Staging {
   void release(std::uint32_t place, std::span<const Stream> streams);
   void drop(std::uint32_t place, std::exception_ptr error) noexcept;
 
-  /// Once nothing is under way: frees all that no lease uses, now, and the rest as leases end.
+  /// Once nothing is under way: frees all that no lease uses, now, and the rest as leases end. Whoever waits
+  /// for a layer is told so.
   void retire() noexcept;
   bool is_retired() const noexcept { return is_retired_; }
   /// Something is still under way and does not end: its memory is never freed.
@@ -98,7 +102,8 @@ class Staging {
   SlotArena slots_;
   std::unique_ptr<CopyQueue> copies_;
   HandOff hand_off_;
-  StagingLoop loop_;
+  std::optional<StagingLoop> loop_;  // holds blocks of the ring
+  PageCacheStatus last_pages_;       // once retired
 
   std::mutex freeing_;
   std::atomic<bool> is_retired_ = false;

@@ -173,7 +173,9 @@ void StagingLoop::finish_copies() {
 void StagingLoop::give_slots() {
   std::ranges::fill(is_wanted_, std::uint8_t{0});
   for (const std::uint32_t layer : wanted_) is_wanted_[layer] = 1;
-  for (std::uint32_t slot = 0; slot < parts_.rule.slots; ++slot) settle(targets_[slot]);
+  for (Target& target : targets_) {
+    if (is_slot(target) || target.stage == Target::Stage::kAbandoned) settle(target);
+  }
   make_room();
   assign_targets();
   slots_pending_ =

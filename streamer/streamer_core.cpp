@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <numeric>
 #include <ranges>
+#include <system_error>
 #include <utility>
 
 namespace tierstream {
@@ -100,8 +101,21 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   staging_ = std::make_shared<Staging>(ground(), std::move(plan), 1, outside_.data(), false);
   staging_->register_memory(options_.register_slots);  // here, so that a requirement that is not met throws
   thread_.emplace(*device_, *storage_, options_.end_timeout);
-  populating_ = std::jthread([staging = staging_.get()](auto stop) { staging->populate(stop); });
   thread_->start(*staging_);
+  populate();
+}
+
+std::shared_ptr<Staging> StreamerCore::staging() const noexcept {
+  const std::scoped_lock lock(staging_mutex_);
+  return staging_;
+}
+
+/// Speed alone depends on it.
+void StreamerCore::populate() noexcept {
+  try {
+    populating_ = std::jthread([staging = staging_.get()](auto stop) { staging->populate(stop); });
+  } catch (const std::system_error&) {
+  }
 }
 
 StreamerCore::~StreamerCore() {
@@ -148,20 +162,22 @@ void StreamerCore::stop() noexcept {
   populating_.request_stop();
   if (populating_.joinable()) populating_.join();
   if (!thread_) return;
-  const std::string why = thread_->stop();
+  std::string why = thread_->stop();
   if (why.empty()) return;
+  hang_ = std::move(why);
   // Someone may still write to this memory: freeing it would be worse than losing it.
   staging_->leave_to_leak();
   outside_.abandon();
   storage_hangs_ = storage_->in_flight() != 0;
   try {
-    options_.warn(fmt::format("{}: {} of memory are left to leak", why,
+    options_.warn(fmt::format("{}: {} of memory are left to leak", hang_,
                               format_bytes(gpu_.used_bytes() + pinned_.used_bytes())));
   } catch (...) {  // a warning that cannot be given is lost, nothing else
   }
 }
 
 void StreamerCore::close() {
+  const std::scoped_lock staging_lock(staging_mutex_);
   if (state_ == State::kClosed) return;
   if (const std::uint32_t leases = staging_->hand_off().leases(); leases != 0) {
     throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before close()", leases));
@@ -171,22 +187,22 @@ void StreamerCore::close() {
                 "leases of before the budget was changed are out; end them before close()");
   }
   stop();
-  final_path_ = storage_path();
-  final_pages_ = page_cache_status();
+  final_path_ = path_of(*staging_);
+  final_pages_ = staging_->page_cache_status();
   {
     const std::scoped_lock lock(stats_mutex_);
     try {
       timer_.resolve_all();
     } catch (const Error&) {  // the device has failed: the last pass stays without its time
     }
-    final_stats_ = counted();
+    final_stats_ = counted(*staging_);
   }
   state_ = State::kClosed;
   thread_.reset();
-  staging_->retire();
+  if (hang_.empty()) staging_->retire();
   outside_ = {};
   outside_reservation_ = {};
-  if (storage_hangs_) (void)storage_.release();
+  if (!hang_.empty()) (void)storage_.release();  // somebody may still tell it of a copy
   storage_.reset();
 }
 
@@ -200,7 +216,7 @@ void StreamerCore::refuse_unless_running() const {
 /// What leases hold that were given before the last change.
 Budget StreamerCore::held() const noexcept {
   Budget now = staging_->is_retired() ? Budget{} : staging_->plan().used;
-  now.pinned += staging_->ram().reserved_bytes();
+  if (!staging_->is_retired()) now.pinned += staging_->ram().reserved_bytes();
   const std::uint64_t outside = staging_->is_retired() ? outside_reservation_.bytes() : 0;
   return {.gpu = gpu_.used_bytes() - now.gpu - outside,
           .pinned = pinned_.used_bytes() - now.pinned,
@@ -210,8 +226,12 @@ Budget StreamerCore::held() const noexcept {
 /// Brings what is under way to its end and frees all that no lease uses.
 void StreamerCore::end_staging() {
   stop();
-  if (storage_hangs_)
-    throw Error(Errc::kInternal, "a read did not end: the budget cannot be changed any more");
+  if (!hang_.empty()) {
+    const Error error(Errc::kInternal, hang_ + ": the budget cannot be changed any more");
+    staging_->hand_off().fail_for_good(std::make_exception_ptr(error));
+    throw error;
+  }
+  if (staging_->is_retired()) return;
   outside_is_there_ = outside_is_there_ || staging_->loop().outside_is_there();
   staging_->retire();
 }
@@ -251,6 +271,7 @@ void StreamerCore::begin_staging_in_room() {
 }
 
 Budget StreamerCore::set_budget(const Budget& budget) {
+  const std::scoped_lock lock(staging_mutex_);
   if (state_ == State::kClosed) refuse_unless_running();
   (void)make_plan_for(budget);  // one that is too small changes nothing
   end_staging();
@@ -264,6 +285,7 @@ Budget StreamerCore::set_budget(const Budget& budget) {
 }
 
 Budget StreamerCore::park() {
+  const std::scoped_lock lock(staging_mutex_);
   refuse_unless_running();
   end_staging();
   state_ = State::kParked;
@@ -274,6 +296,7 @@ Budget StreamerCore::park() {
 }
 
 void StreamerCore::resume() {
+  const std::scoped_lock lock(staging_mutex_);
   if (state_ != State::kParked) return;
   allocate_outside(staging_->plan());
   state_ = State::kRunning;
@@ -282,9 +305,9 @@ void StreamerCore::resume() {
 
 // --- Leases ---
 
-StreamerCore::Leased StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& options) {
+std::shared_ptr<Staging> StreamerCore::staging_to_acquire_from() {
+  const std::scoped_lock lock(staging_mutex_);
   refuse_unless_running();
-  device_->refuse_capture(options.stream);
   if (staging_->is_retired()) begin_staging_in_room();
   if (staging_->is_retired()) {
     const Budget taken = held();
@@ -293,16 +316,29 @@ StreamerCore::Leased StreamerCore::acquire(std::uint32_t layer, const AcquireOpt
                             "leave too little; end them first",
                             taken.gpu, taken.pinned, taken.page_cache));
   }
-  HandOff& hand_off = staging_->hand_off();
-  const HandOff::Grant grant = hand_off.acquire(layer, options.stop, options.deadline);
-  try {
-    wait_for(hand_off, layer, grant.ready.staying, options.stream);
-    wait_for(hand_off, layer, grant.ready.streamed, options.stream);
-  } catch (...) {
-    staging_->drop(grant.place, std::current_exception());
-    throw;
+  return staging_;
+}
+
+StreamerCore::Leased StreamerCore::acquire(std::uint32_t layer, const AcquireOptions& options) {
+  device_->refuse_capture(options.stream);
+  for (;;) {
+    std::shared_ptr<Staging> staging = staging_to_acquire_from();
+    HandOff& hand_off = staging->hand_off();
+    HandOff::Grant grant{};
+    try {
+      grant = hand_off.acquire(layer, options.stop, options.deadline);
+    } catch (const HandOff::Retired&) {
+      continue;  // another pass began meanwhile with more of the budget
+    }
+    try {
+      wait_for(hand_off, layer, grant.ready.staying, options.stream);
+      wait_for(hand_off, layer, grant.ready.streamed, options.stream);
+    } catch (...) {
+      staging->drop(grant.place, std::current_exception());
+      throw;
+    }
+    return {std::move(staging), grant.place};
   }
-  return {staging_, grant.place};
 }
 
 void StreamerCore::wait_for(HandOff& hand_off, std::uint32_t layer, const Event* ready, Stream stream) {
@@ -328,10 +364,11 @@ TensorView StreamerCore::outside_tensor(std::string_view name, const AcquireOpti
 // --- Passes and statistics ---
 
 void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wraps, Stream stream) {
-  refuse_unless_running();
   device_->refuse_capture(stream);
+  const std::scoped_lock staging_lock(staging_mutex_);
+  refuse_unless_running();
   if (is_crowded_ && held() == Budget{}) {
-    if (!staging_->is_retired()) end_staging();
+    end_staging();
     begin_staging_in_room();
   }
   if (PageCache* const pages = staging_->pages()) {
@@ -346,6 +383,7 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
 }
 
 void StreamerCore::end_pass(Stream stream) noexcept {
+  const std::scoped_lock staging_lock(staging_mutex_);
   if (state_ == State::kClosed) return;  // within the pass
   HandOff& hand_off = staging_->hand_off();
   try {
@@ -363,16 +401,17 @@ void StreamerCore::end_pass(Stream stream) noexcept {
 
 StreamerStats StreamerCore::stats() {
   if (state_ == State::kClosed) return final_stats_;
+  const std::shared_ptr<Staging> current = staging();
   const std::scoped_lock lock(stats_mutex_);
   timer_.resolve_all();
-  return counted();
+  return counted(*current);
 }
 
-StreamerStats StreamerCore::counted() const {
+StreamerStats StreamerCore::counted(Staging& staging) const {
   StreamerStats stats;
   stats.passes = timer_.passes();
   stats.last_pass = last_pass_;
-  stats.total = staging_->hand_off().total();
+  stats.total = staging.hand_off().total();
   stats.last_pass.seconds = timer_.last_seconds();
   stats.total.seconds = timer_.total_seconds();
   stats.peak_bytes = {gpu_.peak_bytes(), pinned_.peak_bytes(), page_cache_.peak_bytes()};
@@ -381,17 +420,22 @@ StreamerStats StreamerCore::counted() const {
 
 PageCacheStatus StreamerCore::page_cache_status() const {
   if (state_ == State::kClosed) return final_pages_;
-  return staging_->pages() != nullptr ? staging_->pages()->status() : PageCacheStatus{};
+  return staging()->page_cache_status();
 }
 
 RamWeightsStatus StreamerCore::ram_weights_status() const {
-  return {staging_->ram().registered_bytes(), staging_->ram().refusal()};
+  const std::shared_ptr<Staging> current = staging();
+  return {current->ram().registered_bytes(), current->ram().refusal()};
 }
 
 StoragePath StreamerCore::storage_path() {
   if (state_ == State::kClosed) return final_path_;
+  return path_of(*staging());
+}
+
+StoragePath StreamerCore::path_of(const Staging& staging) const {
   StoragePath path = storage_->path();
-  if (staging_->reads_land() && !options_.register_slots) {
+  if (staging.reads_land() && !options_.register_slots) {
     path.fallbacks.push_back({"registered slots",
                               "register_slots is off: the first layer would wait for the first "
                               "touch of them all"});

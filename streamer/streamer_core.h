@@ -36,7 +36,7 @@ class StreamerCore {
   ~StreamerCore();
 
   const LayerTable& table() const noexcept { return table_; }
-  const Plan& plan() const noexcept { return staging_->plan(); }
+  const Plan& plan() const noexcept { return staging()->plan(); }
   Device& device() const noexcept { return *device_; }
   const TraceRecorder& trace() const noexcept { return trace_; }
   /// Also the number that stands for the tensors outside the layers.
@@ -57,10 +57,10 @@ class StreamerCore {
 
   StreamerStats stats();
   StoragePath storage_path();
-  const std::string& registration_refusal() const noexcept { return staging_->registration_refusal(); }
+  std::string registration_refusal() const { return staging()->registration_refusal(); }
   PageCacheStatus page_cache_status() const;
   RamWeightsStatus ram_weights_status() const;
-  std::uint64_t generation() const noexcept { return staging_->generation(); }
+  std::uint64_t generation() const noexcept { return staging()->generation(); }
 
   Budget set_budget(const Budget& budget);
   Budget park();
@@ -74,8 +74,12 @@ class StreamerCore {
  private:
   enum class State : std::uint8_t { kRunning, kParked, kClosed };
 
+  std::shared_ptr<Staging> staging() const noexcept;
+  std::shared_ptr<Staging> staging_to_acquire_from();
+
   Plan make_plan_for(const Budget& budget) const;
   StagingGround ground();
+  // With the staging's mutex held.
   void allocate_outside(const Plan& plan);
   void begin_staging(Plan plan);
   void begin_staging_in_room();
@@ -84,7 +88,9 @@ class StreamerCore {
   Budget held() const noexcept;
   void wait_for(HandOff& hand_off, std::uint32_t layer, const Event* ready, Stream stream);
   /// With the mutex held.
-  StreamerStats counted() const;
+  StreamerStats counted(Staging& staging) const;
+  StoragePath path_of(const Staging& staging) const;
+  void populate() noexcept;
 
   LayerTable table_;
   StreamerOptions options_;
@@ -100,8 +106,10 @@ class StreamerCore {
   Reservation outside_reservation_;
   DeviceMemory outside_;
   bool outside_is_there_ = false;
+  mutable std::mutex staging_mutex_;  // guards the next, and changes of it as a whole
   std::shared_ptr<Staging> staging_;  // never null; retired while parked, closed, or without room
   bool is_crowded_ = false;           // leases of before a change of the budget took part of it
+  std::string hang_;                  // why something under way did not end; then nothing is freed any more
   bool storage_hangs_ = false;
   PageCacheStatus final_pages_;  // once closed
   StoragePath final_path_;       // once closed

@@ -58,7 +58,7 @@ void forget_mapped(MappedFile* entry) noexcept {
 /// A file mapped whole, shared and read-only; of its pages only those of the kept chunks are touched.
 class FileMapping {
  public:
-  explicit FileMapping(const SourceFile& file) : path_(file.path), info_(file.info) {
+  explicit FileMapping(const SourceFile& file) : FileMapping(file.path, file.info) {  // whole: a throw closes
     file_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
     if (file_ < 0) throw Error(Errc::kOpenFailed, "cannot open", {.file = path_}, last_error());
     check_unchanged();
@@ -115,6 +115,8 @@ class FileMapping {
   }
 
  private:
+  FileMapping(std::string path, const FileInfo& info) : path_(std::move(path)), info_(info) {}
+
   ErrorPlace place_at(std::uint64_t offset) const { return {.file = path_, .offset = offset}; }
   Error changed(std::optional<std::uint64_t> bytes = {}) const {
     ErrorPlace place{.file = path_};
@@ -167,7 +169,8 @@ class FilePageCache::Loader {
     }
     if (runs_.empty()) return;
     for (std::size_t i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this](const std::stop_token& stop) { work(stop); });
+      threads_.emplace_back([this, scratch = std::vector<std::byte>(kChunkBytes / 2)](
+                                const std::stop_token& stop) mutable { work(stop, scratch); });
     }
   }
 
@@ -184,6 +187,7 @@ class FilePageCache::Loader {
       if (run.error) {
         run.error = nullptr;
         queue(index);
+        for (const std::uint32_t other : run.layers) layers_[other].state = State::kComing;
       } else if (const auto queued = std::ranges::find(queue_, index); queued != queue_.end()) {
         queue_.erase(queued);
         queue_.push_front(index);
@@ -280,8 +284,11 @@ class FilePageCache::Loader {
     queue_.push_back(index);
   }
 
-  void work(const std::stop_token& stop) {
-    std::vector<std::byte> scratch(kChunkBytes / 2);
+  void work(const std::stop_token& stop, std::span<std::byte> scratch) {
+    try {
+      device_.enter_staging_thread();  // registering must not break a capture of the caller's
+    } catch (const Error&) {           // what then fails to register is recorded there
+    }
     std::unique_lock lock(mutex_);
     while (work_to_do_.wait(lock, stop, [this] { return !queue_.empty(); })) {
       const std::size_t index = queue_.front();
@@ -313,8 +320,13 @@ class FilePageCache::Loader {
       if (run.under_way != 0 || run.next_piece != run.range.end) continue;
       if (!run.error) {
         lock.unlock();
-        prepare(run);
+        try {
+          prepare(run);
+        } catch (...) {
+          error = std::current_exception();
+        }
         lock.lock();
+        run.error = error;
       }
       finish(run);
       lock.unlock();

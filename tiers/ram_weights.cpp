@@ -122,6 +122,10 @@ void RamWeights::split_at_edges(std::vector<MemoryCopy>& copies) const {
   copies = std::move(split);
 }
 
+void RamWeights::abandon() noexcept {
+  for (HostRegistration& registration : registrations_) registration.abandon();
+}
+
 std::uint64_t RamWeights::reserved_bytes() const noexcept {
   std::uint64_t sum = 0;
   for (const Reservation& reservation : reservations_) sum += reservation.bytes();

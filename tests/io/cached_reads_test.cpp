@@ -143,8 +143,8 @@ TEST_P(CachedReads, FetchNothingOfAWarmFileFromTheDisk) {
   read_what_stays(prepare, [&](std::uint64_t cached_bytes) {
     EXPECT_EQ(cached_bytes, kFileBytes);
     if (!before) return;
-    // Less than a request: the program itself may have pages to fetch.
-    EXPECT_LT(bytes_from_disks().value() - *before, kRequestBytes);
+    // Far from all of it: the program itself may have pages to fetch.
+    EXPECT_LT(bytes_from_disks().value() - *before, kFileBytes / 2);
   });
 }
 

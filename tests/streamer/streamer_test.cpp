@@ -492,6 +492,50 @@ TEST_P(GatedTest, AReadThatNeverEndsKeepsItsMemoryAndTheEndSaysSo) {
   delete left_behind;  // which nobody else will do
 }
 
+TEST_P(GatedTest, CloseSurvivesAReadThatNeverEnds) {
+  gate_->open = false;
+  StorageBackend* left_behind = nullptr;
+  model_.table.open_storage = [&, make = model_.table.open_storage] {
+    std::unique_ptr<StorageBackend> storage = make();
+    left_behind = storage.get();
+    return storage;
+  };
+  std::string warning;
+  {
+    Streamer streamer(model_.table, {.device = device(),
+                                     .budget = model_.budget(2),
+                                     .end_timeout = std::chrono::milliseconds{0},
+                                     .warn = [&](std::string_view line) { warning = line; }});
+    gate_->arrived.wait(false);
+    streamer.close();
+  }
+  EXPECT_THAT(warning, HasSubstr("left to leak"));
+  gate_->open_up();
+  delete left_behind;
+}
+
+TEST_P(GatedTest, AReadThatNeverEndsFailsAChangeOfTheBudgetAndAllThatFollows) {
+  gate_->open = false;
+  StorageBackend* left_behind = nullptr;
+  model_.table.open_storage = [&, make = model_.table.open_storage] {
+    std::unique_ptr<StorageBackend> storage = make();
+    left_behind = storage.get();
+    return storage;
+  };
+  {
+    Streamer streamer(model_.table, {.device = device(),
+                                     .budget = model_.budget(2),
+                                     .end_timeout = std::chrono::milliseconds{0},
+                                     .warn = [](std::string_view) {}});
+    gate_->arrived.wait(false);
+    expect_throws(Errc::kInternal, HasSubstr("did not end"), [&] { streamer.set_budget(model_.budget(3)); });
+    expect_throws(Errc::kInternal, HasSubstr("did not end"), [&] { (void)streamer.acquire(1); });
+    streamer.close();
+  }
+  gate_->open_up();
+  delete left_behind;
+}
+
 TEST_P(GatedTest, AFileThatChangedSinceTheTableWasMadeIsRefused) {
   model_.table.files[0].info.bytes += 1;
   expect_throws(Errc::kFileChanged, HasSubstr("model: "),

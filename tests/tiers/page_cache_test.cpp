@@ -157,8 +157,8 @@ TEST_F(FilePageCacheTest, FindsPagesThatTheSystemDroppedAndReadsThemAgain) {
     GTEST_SKIP() << "the kernel does not drop these pages, or does not say so";
   }
   pages_->find_lost();
-  while (pages_->status().lost_bytes != kLayers * kLayerBytes) std::this_thread::yield();
-  EXPECT_TRUE(cached_pages(file, 0, kLayers * kLayerBytes)->all());
+  while (!cached_pages(file, 0, kLayers * kLayerBytes)->all()) std::this_thread::yield();
+  EXPECT_LE(pages_->status().lost_bytes, kLayers * kLayerBytes);
   EXPECT_EQ(std::memcmp(mapped, content_.data(), content_.size()), 0);
   ::close(file);
 }

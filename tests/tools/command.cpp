@@ -22,7 +22,7 @@ extern char** environ;
 namespace tierstream {
 namespace {
 
-constexpr std::chrono::milliseconds kPatience{30'000};
+constexpr std::chrono::milliseconds kPatience{300'000};
 
 std::string read_all(int file) {
   std::string text(static_cast<std::size_t>(::lseek(file, 0, SEEK_END)), '\0');

@@ -185,9 +185,11 @@ TEST_F(CommandTest, AFileCutUnderARunIsAnErrorThatNamesIt) {
   const CommandResult result = command.finish();
   EXPECT_EQ(result.exit_code, 2);
   // Noticed before a pass, or by a signal within one.
-  EXPECT_THAT(result.err, testing::MatchesRegex("tierstream: [^\n]*/model.safetensors: the file was "
-                                                "(cut|changed) while the page-cache tier keeps pages of "
-                                                "it[^\n]*\n"));
+  // A sanitizer may have more to say of the threads that such an end leaves.
+  const std::string first_line = result.err.substr(0, result.err.find('\n'));
+  EXPECT_THAT(first_line, testing::MatchesRegex(
+                              "tierstream: [^\n]*/model.safetensors: the file was (cut|changed) while the "
+                              "page-cache tier keeps pages of it.*"));
 }
 
 TEST_F(CommandTest, RunJudgesEachPassByTheRatesItIsGiven) {

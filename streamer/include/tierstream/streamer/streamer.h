@@ -124,9 +124,9 @@ class Streamer {
   /// From now on the tiers hold no more than `budget`: what no lease uses goes back before this returns, the
   /// rest when its lease ends (and the work on its stream). Between passes, or within one. Layers are loaded
   /// anew as they come by; tensors outside the layers stay where they are. Returns what leases still hold.
-  /// Errors: kBudgetTooSmall, and nothing has changed; kOutOfMemory where the machine has less, after which
-  /// nothing is staged until another budget is set. While leases leave too little for the next layer,
-  /// `acquire` throws kTooManyLeases.
+  /// Errors: kBudgetTooSmall, and nothing has changed; kOutOfMemory where the machine has less, kFileChanged:
+  /// the next `acquire` tries again; kInternal where a read or copy does not end: nothing works any more.
+  /// While leases leave too little for the next layer, `acquire` throws kTooManyLeases.
   Budget set_budget(const Budget& budget);
   /// Gives all memory back but the plan, as `set_budget` does; tensors outside the layers go, too, and are to
   /// be asked for again. Acquiring throws kClosed until `resume`. Returns what leases still hold.

@@ -10,8 +10,8 @@ namespace tierstream {
 
 /// The unit of host residency: aligned in the file, so that direct reads can begin and end at its edges.
 inline constexpr std::uint64_t kChunkBytes = 2u << 20;
-/// The same where tensors are used in place, whole or not at all: nothing is registered, and what a tensor's
-/// first and last chunk hold of its neighbours would be kept for nothing.
+/// The same where tensors are used in place, whole or not at all: registering costs nothing, and what a
+/// tensor's first and last chunk hold of its neighbours would be kept for nothing.
 inline constexpr std::uint64_t kChunkBytesInPlace = 256u << 10;
 /// What is registered for DMA at once, at most: 256 MiB; aligned in the file. No copy may cross its edges.
 inline constexpr std::uint64_t kWindowChunks = 128;

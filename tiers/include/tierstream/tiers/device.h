@@ -79,6 +79,8 @@ class HostRegistration {
   HostRegistration& operator=(HostRegistration&& other) noexcept;
   ~HostRegistration();
   explicit operator bool() const noexcept { return device_ != nullptr; }
+  /// The memory stays registered for ever.
+  void abandon() noexcept { device_ = nullptr; }
 
  private:
   Device* device_ = nullptr;
@@ -135,7 +137,7 @@ class Device {
   /// Throws Error kStreamCapturing when `stream` is being captured into a graph.
   virtual void refuse_capture(Stream) const {}
 
-  /// Called once by a thread before it uses the device for staging.
+  /// Called by a thread before it uses the device for staging; again does no harm.
   virtual void enter_staging_thread() {}
 
  private:

@@ -38,6 +38,8 @@ class RamWeights {
   /// `homes`: by layer; what has its home in a slot is registered. `table`'s memory outlives this.
   RamWeights(const LayerTable& table, const TensorHomes& homes, Device& device, TierBudget& pinned);
 
+  /// Leaves it all registered for ever: a copy that never ended may still read it.
+  void abandon() noexcept;
   /// No copy may cross an edge of what is registered.
   void split_at_edges(std::vector<MemoryCopy>& copies) const;
 
