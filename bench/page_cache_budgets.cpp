@@ -54,7 +54,7 @@ std::uint64_t disk_bytes_so_far() {
 /// One byte of each page: all is there.
 void touch(const std::byte* data, std::uint64_t bytes) {
   for (std::uint64_t at = 0; at < bytes; at += kPageBytes) {
-    std::byte value = data[at];
+    std::byte value = static_cast<const volatile std::byte*>(data)[at];
     benchmark::DoNotOptimize(value);
   }
 }
