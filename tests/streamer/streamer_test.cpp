@@ -430,9 +430,18 @@ class GatedTest : public StreamerTest {
  protected:
   GatedTest() {
     model_.table.open_storage = [this] {
-      return make_threaded_backend(std::make_unique<GatedStorage>(model_, gate_), {.threads = 2});
+      auto storage = make_threaded_backend(std::make_unique<GatedStorage>(model_, gate_), {.threads = 2});
+      opened_ = storage.get();
+      return storage;
     };
   }
+  /// Lets the reads go on, into memory that is still there, and ends the storage, which nobody else will.
+  void end_left_behind() {
+    gate_->open_up();
+    delete opened_;
+  }
+
+  StorageBackend* opened_ = nullptr;
   SmallModel model_{4, 64 * 700};
   std::shared_ptr<Gate> gate_ = std::make_shared<Gate>();
 };
@@ -472,12 +481,6 @@ TEST_P(GatedTest, AWaitEndsAtItsDeadlineOrWhenItIsStopped) {
 
 TEST_P(GatedTest, AReadThatNeverEndsKeepsItsMemoryAndTheEndSaysSo) {
   gate_->open = false;
-  StorageBackend* left_behind = nullptr;
-  model_.table.open_storage = [&, make = model_.table.open_storage] {
-    std::unique_ptr<StorageBackend> storage = make();
-    left_behind = storage.get();
-    return storage;
-  };
   std::string warning;
   {
     Streamer streamer(model_.table, {.device = device(),
@@ -487,18 +490,11 @@ TEST_P(GatedTest, AReadThatNeverEndsKeepsItsMemoryAndTheEndSaysSo) {
     gate_->arrived.wait(false);
   }
   EXPECT_THAT(warning, HasSubstr("left to leak"));
-  gate_->open_up();    // the reads go on, into memory that is still there
-  delete left_behind;  // which nobody else will do
+  end_left_behind();
 }
 
 TEST_P(GatedTest, CloseSurvivesAReadThatNeverEnds) {
   gate_->open = false;
-  StorageBackend* left_behind = nullptr;
-  model_.table.open_storage = [&, make = model_.table.open_storage] {
-    std::unique_ptr<StorageBackend> storage = make();
-    left_behind = storage.get();
-    return storage;
-  };
   std::string warning;
   {
     Streamer streamer(model_.table, {.device = device(),
@@ -509,18 +505,11 @@ TEST_P(GatedTest, CloseSurvivesAReadThatNeverEnds) {
     streamer.close();
   }
   EXPECT_THAT(warning, HasSubstr("left to leak"));
-  gate_->open_up();
-  delete left_behind;
+  end_left_behind();
 }
 
 TEST_P(GatedTest, AReadThatNeverEndsFailsAChangeOfTheBudgetAndAllThatFollows) {
   gate_->open = false;
-  StorageBackend* left_behind = nullptr;
-  model_.table.open_storage = [&, make = model_.table.open_storage] {
-    std::unique_ptr<StorageBackend> storage = make();
-    left_behind = storage.get();
-    return storage;
-  };
   {
     Streamer streamer(model_.table, {.device = device(),
                                      .budget = model_.budget(2),
@@ -531,8 +520,7 @@ TEST_P(GatedTest, AReadThatNeverEndsFailsAChangeOfTheBudgetAndAllThatFollows) {
     expect_throws(Errc::kInternal, HasSubstr("did not end"), [&] { (void)streamer.acquire(1); });
     streamer.close();
   }
-  gate_->open_up();
-  delete left_behind;
+  end_left_behind();
 }
 
 TEST_P(GatedTest, AFileThatChangedSinceTheTableWasMadeIsRefused) {
