@@ -133,8 +133,9 @@ std::string describe_runs(const Results& results) {
   table.add_stall_row("  waited for copies", &StallSeconds::copy);
   table.add_stall_row("  waited for slots", &StallSeconds::slot);
   table.add_bytes_row("a pass takes from disk", &TierBytes::disk);
+  table.add_bytes_row("  from the page cache", &TierBytes::page_cache);
   table.add_bytes_row("  from pinned memory", &TierBytes::pinned);
-  table.add_bytes_row("  from slots", &TierBytes::gpu);
+  table.add_bytes_row("  from the device itself", &TierBytes::gpu);
   table.add_streamed_row("peak gpu", [](const StreamingReport& r) { return format_bytes(r.peak_bytes.gpu); });
   table.add_streamed_row("peak pinned",
                          [](const StreamingReport& r) { return format_bytes(r.peak_bytes.pinned); });
