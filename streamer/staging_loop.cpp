@@ -21,6 +21,7 @@ StagingLoop::StagingLoop(const StagingParts& parts)
       targets_(parts.slots.slots() + parts.table.layers.size() + 1),
       unregistered_(parts.table.layers.size()),
       again_(parts.table.layers.size() + 1),
+      read_for_(parts.table.layers.size() + 1),
       blocks_(parts.ring.shape().blocks),
       max_blocks_reading_((blocks_.size() + 1) / 2),
       target_of_(parts.table.layers.size() + 1),
@@ -295,7 +296,11 @@ void StagingLoop::take_pages(Target& target) {
   const std::uint64_t read_bytes = pages.take_read_bytes(target.layer);
   target.load.disk += read_bytes;
   parts_.hand_off.links().disk.add_bytes(read_bytes);
-  target.load.page_cache += used_bytes - std::min(used_bytes, read_bytes);
+  std::uint64_t& read_for = read_for_[target.layer];
+  read_for += read_bytes;
+  const std::uint64_t not_there = std::min(used_bytes, read_for);
+  read_for -= not_there;
+  target.load.page_cache += used_bytes - not_there;
   if (!target.layout->mapped_copies.empty()) end_memory_copies();
   settle(target);
 }
