@@ -159,8 +159,7 @@ void use_where_mapped(const LayerTable& table, const ChunkSet& chunks, TensorHom
     const std::vector<TensorSpec>& tensors = table.layers[layer].tensors;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const auto* extent = std::get_if<FileExtent>(&tensors[i].source);
-      if (extent == nullptr || tensors[i].bytes == 0 || extent->offset % kLandedTensorAlignment != 0)
-        continue;
+      if (extent == nullptr || tensors[i].bytes == 0 || !can_be_used_mapped(*extent)) continue;
       if (homes[layer][i] == TensorHome::kSlot &&
           chunks.covers(extent->file, extent->offset, extent->offset + tensors[i].bytes)) {
         homes[layer][i] = TensorHome::kMapped;

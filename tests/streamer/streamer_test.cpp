@@ -435,6 +435,16 @@ class GatedTest : public StreamerTest {
       return storage;
     };
   }
+  /// With a read under way that does not end, and no patience.
+  Streamer make_hung(std::string& warning) {
+    gate_->open = false;
+    Streamer streamer(model_.table, {.device = device(),
+                                     .budget = model_.budget(2),
+                                     .end_timeout = std::chrono::milliseconds{0},
+                                     .warn = [&warning](std::string_view line) { warning = line; }});
+    gate_->arrived.wait(false);
+    return streamer;
+  }
   /// Lets the reads go on, into memory that is still there, and ends the storage, which nobody else will.
   void end_left_behind() {
     gate_->open_up();
@@ -480,28 +490,16 @@ TEST_P(GatedTest, AWaitEndsAtItsDeadlineOrWhenItIsStopped) {
 }
 
 TEST_P(GatedTest, AReadThatNeverEndsKeepsItsMemoryAndTheEndSaysSo) {
-  gate_->open = false;
   std::string warning;
-  {
-    Streamer streamer(model_.table, {.device = device(),
-                                     .budget = model_.budget(2),
-                                     .end_timeout = std::chrono::milliseconds{0},
-                                     .warn = [&](std::string_view line) { warning = line; }});
-    gate_->arrived.wait(false);
-  }
+  { Streamer streamer = make_hung(warning); }
   EXPECT_THAT(warning, HasSubstr("left to leak"));
   end_left_behind();
 }
 
 TEST_P(GatedTest, CloseSurvivesAReadThatNeverEnds) {
-  gate_->open = false;
   std::string warning;
   {
-    Streamer streamer(model_.table, {.device = device(),
-                                     .budget = model_.budget(2),
-                                     .end_timeout = std::chrono::milliseconds{0},
-                                     .warn = [&](std::string_view line) { warning = line; }});
-    gate_->arrived.wait(false);
+    Streamer streamer = make_hung(warning);
     streamer.close();
   }
   EXPECT_THAT(warning, HasSubstr("left to leak"));
@@ -509,13 +507,9 @@ TEST_P(GatedTest, CloseSurvivesAReadThatNeverEnds) {
 }
 
 TEST_P(GatedTest, AReadThatNeverEndsFailsAChangeOfTheBudgetAndAllThatFollows) {
-  gate_->open = false;
+  std::string warning;
   {
-    Streamer streamer(model_.table, {.device = device(),
-                                     .budget = model_.budget(2),
-                                     .end_timeout = std::chrono::milliseconds{0},
-                                     .warn = [](std::string_view) {}});
-    gate_->arrived.wait(false);
+    Streamer streamer = make_hung(warning);
     expect_throws(Errc::kInternal, HasSubstr("did not end"), [&] { streamer.set_budget(model_.budget(3)); });
     expect_throws(Errc::kInternal, HasSubstr("did not end"), [&] { (void)streamer.acquire(1); });
     streamer.close();
