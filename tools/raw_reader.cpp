@@ -172,6 +172,8 @@ void RawReader::read_by_io_uring(const ByteRange& range, const std::stop_token& 
     ::io_uring_prep_read(entry, descriptor_, buffer(next).data(),
                          static_cast<unsigned>(padded(in_flight[index].bytes)), next);
     ::io_uring_sqe_set_data64(entry, index);
+    // One by one, or the kernel makes larger reads of neighbours, and fewer of them.
+    ::io_uring_submit(ring_->get());
     next += in_flight[index].bytes;
     ++under_way;
   };
@@ -222,7 +224,7 @@ RawSweep sweep_direct(const std::string& file, const ByteRange& range, const Raw
       RawReading{Way::kThreads, true, 1, 4 * kMiB},  RawReading{Way::kThreads, true, 4, 1 * kMiB},
       RawReading{Way::kThreads, true, 4, 4 * kMiB},  RawReading{Way::kThreads, true, 8, 1 * kMiB},
       RawReading{Way::kThreads, true, 8, 4 * kMiB},  RawReading{Way::kIoUring, true, 8, 4 * kMiB},
-      RawReading{Way::kIoUring, true, 32, 1 * kMiB}, RawReading{Way::kIoUring, true, 64, 1 * kMiB},
+      RawReading{Way::kIoUring, true, 16, 1 * kMiB}, RawReading{Way::kIoUring, true, 64, 1 * kMiB},
   };
   return sweep(file, range, kReadings, options);
 }

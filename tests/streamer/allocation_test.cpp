@@ -4,8 +4,6 @@
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cpu_device.h>
 
-#include <fstream>
-
 #include "small_model.h"
 #include "support/allocations.h"
 #include "support/test_files.h"
@@ -45,14 +43,8 @@ TEST_P(AllocationTest, ASteadyPassFromMemoryAllocatesNothing) {
 TEST_P(AllocationTest, ASteadyPassFromFilesAllocatesNothing) {
   SmallModel model(6, 64 * 700);
   const TemporaryDirectory directory;
-  const std::string path = directory.path("model");
-  const std::vector<std::byte>& content = model.content_of("model");
-  std::ofstream(path, std::ios::binary)
-      .write(reinterpret_cast<const char*>(content.data()), static_cast<std::streamsize>(content.size()));
   for (const auto& make : {make_file_backend, make_posix_backend}) {
-    model.table.open_storage = [make] { return make({}); };
-    const std::unique_ptr<StorageBackend> storage = make({});
-    model.table.files[0] = {path, storage->info(storage->open(path))};
+    model.move_to_file(directory, [make] { return make({}); });
     for (const std::shared_ptr<Trace>& trace : {std::shared_ptr<Trace>(), std::make_shared<Trace>(100)}) {
       Streamer streamer(
           model.table,

@@ -15,6 +15,8 @@
 #include <utility>
 #include <vector>
 
+#include "support/test_files.h"
+
 namespace tierstream {
 
 /// Names the two ways in which every test of the CPU device runs.
@@ -51,6 +53,14 @@ struct SmallModel {
     table.open_storage = [shared = files] { return make_memory_backend(shared); };
     const std::unique_ptr<StorageBackend> storage = table.open_storage();
     table.files.push_back({"model", storage->info(storage->open("model"))});
+  }
+
+  /// From now on the table's file is a real one, written to `directory`, and read by what `make` makes.
+  void move_to_file(const TemporaryDirectory& directory, const StorageFactory& make) {
+    table.open_storage = make;
+    const std::unique_ptr<StorageBackend> storage = make();
+    const std::string path = directory.write("model", content_of("model"));
+    table.files[0] = {path, storage->info(storage->open(path))};
   }
 
   const std::vector<std::byte>& content_of(const std::string& path) const { return files->at(path); }
