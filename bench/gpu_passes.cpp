@@ -1,0 +1,430 @@
+// How close does a pass to a GPU come to the link, by where the weights lie: page cache, RAM, GPU, a fast
+// storage behind the ring? Beside what people do today: pin and copy tensor by tensor, and the whole model
+// pinned with two buffers on the GPU.
+
+#include <cuda_runtime_api.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <tierstream/io/error.h>
+#include <tierstream/io/file_backends.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cuda/cuda_device.h>
+#include <tierstream/tiers/host_memory.h>
+
+#include <array>
+#include <cstring>
+#include <ctime>
+#include <deque>
+#include <memory>
+#include <optional>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "bench/bench_checkpoint.h"
+#include "bench/comparison.h"
+#include "tools/page_cache.h"
+#include "tools/timing.h"
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+constexpr std::uint32_t kLayers = 24;
+constexpr std::uint32_t kSlots = 3;
+constexpr std::uint64_t kRingBytes = 256 * kMiB;
+constexpr std::uint64_t kLinkBytes = 256 * kMiB;
+constexpr std::uint64_t kLinkPieceBytes = 64 * kMiB;
+
+void check(cudaError_t status, const char* call) {
+  if (status == cudaSuccess) return;
+  throw Error(Errc::kDeviceFailed, fmt::format("{}: {}", call, cudaGetErrorString(status)));
+}
+
+/// A stream of its own, and a wait for it.
+class OwnStream {
+ public:
+  OwnStream() {
+    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  }
+  OwnStream(const OwnStream&) = delete;
+  OwnStream& operator=(const OwnStream&) = delete;
+  ~OwnStream() { cudaStreamDestroy(stream_); }
+  cudaStream_t get() const { return stream_; }
+  void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) const {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+  }
+  void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// Host memory, registered.
+class PinnedMemory {
+ public:
+  PinnedMemory(Device& device, std::uint64_t bytes) : memory_(bytes) {
+    std::string refusal;
+    HostMemory::populate(memory_.span());
+    registration_ = device.register_host(memory_.span(), refusal);
+    if (!registration_) throw Error(Errc::kDeviceFailed, refusal);
+  }
+  std::byte* data() const { return memory_.span().data(); }
+
+ private:
+  HostMemory memory_;
+  HostRegistration registration_;
+};
+
+/// The ceiling: large copies from pinned memory and nothing else.
+class Link {
+ public:
+  explicit Link(Device& device) : host_(device, kLinkBytes), device_(device.allocate(kLinkBytes)) {}
+
+  double seconds_for(std::uint64_t bytes) {
+    return seconds_of([&] {
+      for (std::uint64_t done = 0; done < bytes; done += kLinkPieceBytes) {
+        const std::uint64_t piece = std::min(kLinkPieceBytes, bytes - done);
+        stream_.copy(device_.data() + done % kLinkBytes, host_.data() + done % kLinkBytes, piece);
+      }
+      stream_.wait();
+    });
+  }
+  std::vector<Ceiling> ceilings(std::uint64_t bytes) {
+    return {{"copies of 64 MiB from pinned memory", [this, bytes] { return seconds_for(bytes); }}};
+  }
+
+ private:
+  PinnedMemory host_;
+  DeviceMemory device_;
+  OwnStream stream_;
+};
+
+/// CPU seconds so far, of the calling thread and of all others.
+struct CpuSeconds {
+  double caller;
+  double others;
+};
+CpuSeconds cpu_seconds() {
+  const auto seconds = [](clockid_t clock) {
+    timespec time{};
+    clock_gettime(clock, &time);
+    return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+  };
+  const double caller = seconds(CLOCK_THREAD_CPUTIME_ID);
+  return {caller, seconds(CLOCK_PROCESS_CPUTIME_ID) - caller};
+}
+
+/// What all measurements share.
+struct World {
+  const BenchCheckpoint& checkpoint;
+  std::shared_ptr<Device> device;
+  Link& link;
+
+  LayerTable table(CacheUse cache = CacheUse::kAuto) const { return checkpoint.layers({.cache = cache}); }
+  Plan plan_for(const LayerTable& layers, const Budget& budget) const {
+    return make_plan(layers, budget, {}, {.max_slots = kSlots, .layer_seconds = {}});
+  }
+  /// The slots and what is outside, no resident.
+  std::uint64_t slot_bytes(const LayerTable& layers) const {
+    const Plan plan = plan_for(layers, {.gpu = std::uint64_t{1} << 62, .pinned = kRingBytes});
+    return plan.outside.slot_bytes + kSlots * plan.largest_slot_bytes;
+  }
+  Streamer stream(const LayerTable& layers, const Budget& budget) const {
+    return {layers, {.device = device, .budget = budget, .max_slots = kSlots}};
+  }
+};
+
+std::uint64_t bytes_of(const LayerTable& table) {
+  std::uint64_t bytes = 0;
+  for (const Layer& layer : table.layers) bytes += layer.bytes();
+  return bytes;
+}
+
+/// Ends with nothing staged beyond it, and with all work on the GPU done.
+void walk(Streamer& streamer) {
+  for (const Lease& layer : streamer.pass({.last = true})) benchmark::DoNotOptimize(layer.slot());
+  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+}
+
+/// Waits until every kept page is there and registered.
+void settle(Streamer& streamer) {
+  while (streamer.page_cache_status().registered_bytes < streamer.plan().used.page_cache) {
+    if (!streamer.page_cache_status().registration_refusal.empty()) return;
+    std::this_thread::yield();
+  }
+}
+
+void describe_path(benchmark::State& state, Streamer& streamer, const std::string& ceiling) {
+  const Plan& plan = streamer.plan();
+  state.SetLabel(fmt::format(
+      "{}; gpu {}, pinned {}, page_cache {}; ceiling {}{}{}", describe(streamer.storage_path()),
+      format_bytes(plan.used.gpu), format_bytes(plan.used.pinned), format_bytes(plan.used.page_cache),
+      ceiling, streamer.page_cache_status().registration_refusal, streamer.ram_weights_status().refusal));
+}
+
+/// Steady passes beside the link, and what they cost the host.
+void measure_steady(benchmark::State& state, const World& world, Streamer& streamer) {
+  for (int pass = 0; pass < 2; ++pass) walk(streamer);
+  settle(streamer);
+  walk(streamer);
+  std::vector<double> caller_us;
+  std::vector<double> staging_share;
+  const auto run = [&] {
+    const CpuSeconds before = cpu_seconds();
+    const double seconds = seconds_of([&] {
+      for (const Lease& layer : streamer.pass({.last = true})) benchmark::DoNotOptimize(layer.slot());
+      const CpuSeconds after = cpu_seconds();
+      caller_us.push_back((after.caller - before.caller) * 1e6 / kLayers);
+      check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    });
+    staging_share.push_back((cpu_seconds().others - before.others) / seconds);
+    return seconds;
+  };
+  const std::uint64_t bytes = bytes_of(streamer.table()) - streamer.stats().last_pass.bytes.gpu;
+  const std::string ceiling = compare(state, bytes, run, world.link.ceilings(bytes));
+  report(state, "caller_us_a_layer", caller_us);
+  report(state, "other_threads_cores", staging_share);
+  describe_path(state, streamer, ceiling);
+}
+
+void measure_page_cache(benchmark::State& state, const World& world) {
+  make_warm(world.checkpoint.file());
+  const LayerTable table = world.table();
+  Streamer streamer = world.stream(table, {.gpu = world.slot_bytes(table),
+                                           .pinned = 16 * kMiB,
+                                           .page_cache = bytes_of(table) + kLayers * 4 * kMiB});
+  measure_steady(state, world, streamer);
+}
+
+/// From opening the checkpoint to the first layer on the device, and to everything registered.
+void measure_set_up(benchmark::State& state, const World& world) {
+  make_warm(world.checkpoint.file());
+  std::vector<double> all;
+  for ([[maybe_unused]] auto iteration : state) {
+    std::optional<Streamer> streamer;
+    double first = 0;
+    const double registered = seconds_of([&] {
+      first = seconds_of([&] {
+        const LayerTable table = world.table();
+        streamer.emplace(world.stream(table, {.gpu = world.slot_bytes(table),
+                                              .pinned = 16 * kMiB,
+                                              .page_cache = bytes_of(table) + kLayers * 4 * kMiB}));
+        streamer->acquire(0);
+        check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      });
+      settle(*streamer);
+    });
+    all.push_back(registered);
+    state.SetIterationTime(first);
+  }
+  report(state, "all_registered_s", all);
+  state.SetLabel("time: from open to the first layer; CUDA's context was there");
+}
+
+/// Half of the layers' bytes on the GPU, the rest in the page cache, beside a pass that streams all of it.
+void measure_half_resident(benchmark::State& state, const World& world) {
+  make_warm(world.checkpoint.file());
+  const LayerTable table = world.table();
+  const Budget all{.gpu = world.slot_bytes(table),
+                   .pinned = 16 * kMiB,
+                   .page_cache = bytes_of(table) + kLayers * 4 * kMiB};
+  Streamer streamed = world.stream(table, all);
+  Streamer half = world.stream(
+      table, {.gpu = all.gpu + bytes_of(table) / 2, .pinned = all.pinned, .page_cache = all.page_cache});
+  for (Streamer* streamer : {&streamed, &half}) {
+    walk(*streamer);
+    settle(*streamer);
+    walk(*streamer);
+  }
+  std::vector<double> of_all;
+  for ([[maybe_unused]] auto iteration : state) {
+    const double before = seconds_of([&] { walk(half); });
+    const double whole = seconds_of([&] { walk(streamed); });
+    const double after = seconds_of([&] { walk(half); });
+    of_all.push_back((before + after) / 2 / whole);
+    state.SetIterationTime((before + after) / 2);
+  }
+  report(state, "of_all_streamed", of_all);
+  describe_path(state, half, "a pass that streams all");
+}
+
+/// Weights in memory that nobody prepared: one malloc a tensor.
+class RamModel {
+ public:
+  explicit RamModel(LayerTable table) : table_(std::move(table)) {
+    for (Layer& layer : table_.layers) {
+      for (TensorSpec& tensor : layer.tensors) {
+        std::unique_ptr<std::byte[]>& memory =
+            memory_.emplace_back(std::make_unique_for_overwrite<std::byte[]>(tensor.bytes));
+        HostMemory::populate({memory.get(), tensor.bytes});
+        std::memset(memory.get(), 1, tensor.bytes);
+        tensor.source = memory.get();
+      }
+    }
+  }
+  const LayerTable& table() const { return table_; }
+
+ private:
+  std::vector<std::unique_ptr<std::byte[]>> memory_;
+  LayerTable table_;
+};
+
+void measure_ram(benchmark::State& state, const World& world) {
+  const RamModel model(world.table());
+  Streamer streamer = world.stream(model.table(), {.gpu = world.slot_bytes(model.table()),
+                                                   .pinned = bytes_of(model.table()) + 256 * kMiB});
+  measure_steady(state, world, streamer);
+}
+
+/// Through the ring, from the page cache by storage's own reads: the source's own rate is a ceiling, too.
+void measure_ring(benchmark::State& state, const World& world, const RawReading& cached) {
+  const std::string& file = world.checkpoint.file();
+  make_warm(file);
+  const LayerTable table = world.table(CacheUse::kBuffered);
+  Streamer streamer = world.stream(table, {.gpu = world.slot_bytes(table), .pinned = kRingBytes});
+  for (int pass = 0; pass < 2; ++pass) walk(streamer);
+  const std::uint64_t bytes = bytes_of(table);
+  std::vector<Ceiling> ceilings = world.link.ceilings(bytes);
+  ceilings.push_back({describe(cached), raw_run(file, range_of(table), cached)});
+  const std::string ceiling = compare(
+      state, bytes, [&] { return seconds_of([&] { walk(streamer); }); }, ceilings);
+  describe_path(state, streamer, ceiling);
+}
+
+/// From a cold disk, all of it or half of it: the other half is kept in the page cache.
+void measure_disk(benchmark::State& state, const World& world, double kept, const RawReading& reading) {
+  make_cold(world.checkpoint.file());
+  const LayerTable table = world.table(CacheUse::kDirect);
+  const auto kept_bytes = static_cast<std::uint64_t>(kept * static_cast<double>(bytes_of(table)));
+  Streamer streamer =
+      world.stream(table, {.gpu = world.slot_bytes(table), .pinned = kRingBytes, .page_cache = kept_bytes});
+  walk(streamer);
+  settle(streamer);
+  Streamer all = world.stream(table, {.gpu = world.slot_bytes(table), .pinned = kRingBytes});
+  std::vector<double> of_all;
+  const ByteRange range{0, streamer.plan().disk_bytes / 4096 * 4096};
+  const std::vector<Ceiling> ceilings = raw_ceilings(world.checkpoint.file(), range, {&reading, 1}, [] {});
+  std::string ceiling;
+  if (kept == 0) {
+    ceiling = compare(
+        state, range.bytes(), [&] { return seconds_of([&] { walk(streamer); }); }, ceilings);
+  } else {
+    for ([[maybe_unused]] auto iteration : state) {
+      const double seconds = seconds_of([&] { walk(streamer); });
+      of_all.push_back(seconds / seconds_of([&] { walk(all); }));
+      state.SetIterationTime(seconds);
+    }
+    report(state, "of_all_streamed", of_all);
+    ceiling = "a pass that streams all";
+  }
+  describe_path(state, streamer, ceiling);
+}
+
+// --- What people do today ---
+
+/// Tensor by tensor: copied to a pinned buffer by the calling thread, from there to the GPU. Two layers
+/// ahead.
+void measure_pin_and_copy(benchmark::State& state, const World& world) {
+  const RamModel model(world.table());
+  constexpr std::size_t kAhead = 2;
+  std::uint64_t largest = 0;
+  for (const Layer& layer : model.table().layers) largest = std::max(largest, layer.bytes());
+  std::deque<PinnedMemory> pinned;  // one a layer on its way: a tensor's buffer is kept, as an allocator does
+  for (std::size_t i = 0; i <= kAhead; ++i) pinned.emplace_back(*world.device, largest);
+  const DeviceMemory slots = world.device->allocate((kAhead + 1) * largest);
+  std::array<cudaEvent_t, kAhead + 1> copied{};
+  for (cudaEvent_t& event : copied) check(cudaEventCreate(&event), "cudaEventCreate");
+  const OwnStream stream;
+  const auto run = [&] {
+    return seconds_of([&] {
+      for (std::uint32_t i = 0; i < kLayers; ++i) {
+        const std::size_t place = i % (kAhead + 1);
+        check(cudaEventSynchronize(copied[place]), "cudaEventSynchronize");
+        std::uint64_t offset = 0;
+        for (const TensorSpec& tensor : model.table().layers[i].tensors) {
+          std::byte* const buffer = pinned[place].data() + offset;
+          std::memcpy(buffer, std::get<const std::byte*>(tensor.source), tensor.bytes);
+          stream.copy(slots.data() + place * largest + offset, buffer, tensor.bytes);
+          offset += tensor.bytes;
+        }
+        check(cudaEventRecord(copied[place], stream.get()), "cudaEventRecord");
+      }
+      stream.wait();
+    });
+  };
+  const std::uint64_t bytes = bytes_of(model.table());
+  state.SetLabel("ceiling " + compare(state, bytes, run, world.link.ceilings(bytes)));
+  for (cudaEvent_t event : copied) cudaEventDestroy(event);
+}
+
+/// Everything pinned beforehand, one copy a layer into two buffers in turn.
+void measure_double_buffer(benchmark::State& state, const World& world) {
+  const LayerTable table = world.table();
+  std::uint64_t largest = 0;
+  for (const Layer& layer : table.layers) largest = std::max(largest, layer.bytes());
+  std::optional<PinnedMemory> pinned;
+  const double set_up = seconds_of([&] { pinned.emplace(*world.device, bytes_of(table)); });
+  const DeviceMemory buffers = world.device->allocate(2 * largest);
+  const OwnStream stream;
+  const auto run = [&] {
+    return seconds_of([&] {
+      std::uint64_t offset = 0;
+      for (std::uint32_t i = 0; i < kLayers; ++i) {
+        stream.copy(buffers.data() + i % 2 * largest, pinned->data() + offset, table.layers[i].bytes());
+        offset += table.layers[i].bytes();
+      }
+      stream.wait();
+    });
+  };
+  const std::uint64_t bytes = bytes_of(table);
+  const std::string ceiling = compare(state, bytes, run, world.link.ceilings(bytes));
+  state.counters["set_up_s"] = set_up;
+  state.SetLabel(fmt::format("{} pinned, without reading them; ceiling {}", format_bytes(bytes), ceiling));
+}
+
+void add_benchmarks(BenchProgram& program, const World& world) {
+  const auto add = [&](const std::string& name, auto measure) {
+    program.add("gpu_pass/" + name, [&world, measure](benchmark::State& state) { measure(state, world); });
+  };
+  add("page_cache/all", measure_page_cache);
+  add("page_cache/set_up", measure_set_up);
+  add("page_cache/half_resident", measure_half_resident);
+  add("ram/registered", measure_ram);
+  add("today/pin_and_copy", measure_pin_and_copy);
+  add("today/double_buffer", measure_double_buffer);
+  const std::string& file = world.checkpoint.file();
+  const ByteRange range = range_of(world.table());
+  const ByteRange quarter{range.begin, range.begin + range.bytes() / 4 / 4096 * 4096};
+  make_warm(file);
+  const RawReading cached = sweep_cached(file, quarter, {.memory_bytes = kRingBytes}).timings.front().reading;
+  add("ring/buffered", [cached](benchmark::State& state, const World& w) { measure_ring(state, w, cached); });
+  make_cold(file);
+  const RawSweep sweep = sweep_direct(file, quarter, {.memory_bytes = kRingBytes, .rounds = 2});
+  benchmark::AddCustomContext("raw readings, a quarter of the file", describe(sweep));
+  const RawReading best = sweep.timings.front().reading;
+  for (const double kept : {0.0, 0.5}) {
+    add(fmt::format("disk/kept:{}", kept),
+        [best, kept](benchmark::State& state, const World& w) { measure_disk(state, w, kept, best); });
+  }
+}
+
+}  // namespace
+}  // namespace tierstream
+
+int main(int argc, char** argv) {
+  using namespace tierstream;
+  BenchProgram program("How close does a pass to a GPU come to the link, by where the weights lie?");
+  const FileOptions options(program, kLayers * 416 * kMiB);
+  std::optional<BenchCheckpoint> checkpoint;
+  std::optional<Link> link;
+  std::optional<World> world;
+  return program.run(argc, argv, [&] {
+    const std::shared_ptr<Device> device = make_cuda_device(0);
+    checkpoint.emplace(options, kLayers);
+    link.emplace(*device);
+    world.emplace(World{*checkpoint, device, *link});
+    add_benchmarks(program, *world);
+  });
+}

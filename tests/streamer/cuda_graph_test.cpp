@@ -1,0 +1,110 @@
+#include <cuda_runtime_api.h>
+#include <gtest/gtest.h>
+#include <tierstream/io/error.h>
+#include <tierstream/streamer/streamer.h>
+#include <tierstream/tiers/cuda/cuda_device.h>
+
+#include <map>
+#include <memory>
+#include <vector>
+
+#include "small_model.h"
+#include "support/cuda_kernels.h"
+#include "support/thrown.h"
+
+namespace tierstream {
+namespace {
+
+constexpr std::uint64_t kMiB = 1u << 20;
+constexpr std::size_t kLayers = 7;
+
+/// A layer's compute - here, the checksums of its tensors - captured once and replayed.
+class Graph {
+ public:
+  Graph(const Lease& lease, cudaStream_t stream, std::uint64_t* sums) {
+    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), cudaSuccess);
+    for (std::size_t i = 0; i < lease.size(); ++i) {
+      const TensorView view = lease.tensor(i);
+      add_checksum(stream, view.data, view.spec->bytes, sums + i);
+    }
+    cudaGraph_t graph = nullptr;
+    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    EXPECT_EQ(cudaGraphInstantiate(&graph_, graph, 0), cudaSuccess);
+    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  }
+  Graph(const Graph&) = delete;
+  Graph& operator=(const Graph&) = delete;
+  ~Graph() { cudaGraphExecDestroy(graph_); }
+  void launch(cudaStream_t stream) const { EXPECT_EQ(cudaGraphLaunch(graph_, stream), cudaSuccess); }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+class CudaGraphTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device";
+    device_ = make_cuda_device(0);
+    ASSERT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), cudaSuccess);
+    ASSERT_EQ(cudaHostAlloc(reinterpret_cast<void**>(&sums_), SmallModel::kTensors * sizeof *sums_,
+                            cudaHostAllocMapped),
+              cudaSuccess);
+  }
+  void TearDown() override {
+    if (stream_ != nullptr) cudaStreamDestroy(stream_);
+    cudaFreeHost(sums_);
+  }
+
+  Streamer make(std::uint64_t gpu_mib) {
+    return {model_.table,
+            {.device = device_, .budget = {.gpu = gpu_mib * kMiB, .pinned = 8 * kMiB}, .stable_slots = true}};
+  }
+  /// One pass that replays what the first one of this generation captured.
+  void walk(Streamer& streamer) {
+    for (Lease lease : streamer.pass({.stream = {stream_}})) {
+      std::unique_ptr<Graph>& graph = graphs_[{lease.generation(), lease.index()}];
+      if (!graph) graph = std::make_unique<Graph>(lease, stream_, sums_);
+      std::fill_n(sums_, SmallModel::kTensors, 0);
+      graph->launch(stream_);
+      ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
+      for (std::size_t i = 0; i < lease.size(); ++i) {
+        const TensorSpec& spec = *lease.tensor(i).spec;
+        const auto content = std::span(model_.content_of("model"));
+        EXPECT_EQ(sums_[i], checksum(content.subspan(std::get<FileExtent>(spec.source).offset, spec.bytes)))
+            << lease.index() << ' ' << spec.name;
+      }
+    }
+  }
+
+  SmallModel model_{kLayers, kMiB};
+  std::shared_ptr<Device> device_;
+  cudaStream_t stream_ = nullptr;
+  std::uint64_t* sums_ = nullptr;
+  std::map<std::pair<std::uint64_t, std::size_t>, std::unique_ptr<Graph>> graphs_;
+};
+
+TEST_F(CudaGraphTest, ReplaysOverSlotsAndResidentsUntilTheBudgetChanges) {
+  for (const std::uint64_t gpu_mib : {14u, 18u, 40u}) {  // nothing, some, everything resident
+    graphs_.clear();
+    Streamer streamer = make(gpu_mib);
+    for (int pass = 0; pass < 5; ++pass) walk(streamer);
+    EXPECT_EQ(graphs_.size(), kLayers);
+    streamer.set_budget({.gpu = (gpu_mib + 3) * kMiB, .pinned = 8 * kMiB});
+    for (int pass = 0; pass < 3; ++pass) walk(streamer);
+    EXPECT_EQ(graphs_.size(), 2 * kLayers);
+  }
+}
+
+TEST_F(CudaGraphTest, RefusesToAcquireWithinACapture) {
+  Streamer streamer = make(18);
+  ASSERT_EQ(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeRelaxed), cudaSuccess);
+  EXPECT_EQ(thrown_by([&] { streamer.acquire(0, {.stream = {stream_}}); }).errc, Errc::kStreamCapturing);
+  cudaGraph_t graph = nullptr;
+  EXPECT_EQ(cudaStreamEndCapture(stream_, &graph), cudaSuccess);
+  cudaGraphDestroy(graph);
+  walk(streamer);
+}
+
+}  // namespace
+}  // namespace tierstream
