@@ -4,6 +4,7 @@
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cuda/cuda_device.h>
 
+#include <array>
 #include <map>
 #include <memory>
 #include <vector>
@@ -17,6 +18,7 @@ namespace {
 
 constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::size_t kLayers = 7;
+constexpr std::size_t kSumsBytes = SmallModel::kTensors * sizeof(std::uint64_t);
 
 /// A layer's compute - here, the checksums of its tensors - captured once and replayed.
 class Graph {
@@ -47,13 +49,11 @@ class CudaGraphTest : public ::testing::Test {
     if (cuda_device_count() == 0) GTEST_SKIP() << "no CUDA device";
     device_ = make_cuda_device(0);
     ASSERT_EQ(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), cudaSuccess);
-    ASSERT_EQ(cudaHostAlloc(reinterpret_cast<void**>(&sums_), SmallModel::kTensors * sizeof *sums_,
-                            cudaHostAllocMapped),
-              cudaSuccess);
+    ASSERT_EQ(cudaMalloc(reinterpret_cast<void**>(&sums_), kSumsBytes), cudaSuccess);
   }
   void TearDown() override {
     if (stream_ != nullptr) cudaStreamDestroy(stream_);
-    cudaFreeHost(sums_);
+    cudaFree(sums_);
   }
 
   Streamer make(std::uint64_t gpu_mib) {
@@ -65,13 +65,16 @@ class CudaGraphTest : public ::testing::Test {
     for (Lease lease : streamer.pass({.stream = {stream_}})) {
       std::unique_ptr<Graph>& graph = graphs_[{lease.generation(), lease.index()}];
       if (!graph) graph = std::make_unique<Graph>(lease, stream_, sums_);
-      std::fill_n(sums_, SmallModel::kTensors, 0);
+      ASSERT_EQ(cudaMemsetAsync(sums_, 0, kSumsBytes, stream_), cudaSuccess);
       graph->launch(stream_);
+      std::array<std::uint64_t, SmallModel::kTensors> sums{};
+      ASSERT_EQ(cudaMemcpyAsync(sums.data(), sums_, kSumsBytes, cudaMemcpyDeviceToHost, stream_),
+                cudaSuccess);
       ASSERT_EQ(cudaStreamSynchronize(stream_), cudaSuccess);
       for (std::size_t i = 0; i < lease.size(); ++i) {
         const TensorSpec& spec = *lease.tensor(i).spec;
         const auto content = std::span(model_.content_of("model"));
-        EXPECT_EQ(sums_[i], checksum(content.subspan(std::get<FileExtent>(spec.source).offset, spec.bytes)))
+        EXPECT_EQ(sums[i], checksum(content.subspan(std::get<FileExtent>(spec.source).offset, spec.bytes)))
             << lease.index() << ' ' << spec.name;
       }
     }

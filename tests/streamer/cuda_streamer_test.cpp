@@ -5,6 +5,7 @@
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cuda/cuda_device.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <optional>
@@ -127,6 +128,28 @@ TEST_F(CudaStreamerTest, TheBudgetChangesWhileLeasesAreOutAndNothingIsLeft) {
   ASSERT_EQ(cudaMemGetInfo(&free_after, &total), cudaSuccess);
   // CUDA takes memory for events by 2 MiB; a slot or a generation that was left would be more.
   EXPECT_GE(free_after + 4 * kMiB, free_before);
+}
+
+TEST_F(CudaStreamerTest, TakesOfTheGpuItsBudgetAndNoMore) {
+  const auto free_bytes = [] {
+    std::size_t free = 0;
+    std::size_t total = 0;
+    EXPECT_EQ(cudaMemGetInfo(&free, &total), cudaSuccess);
+    return free;
+  };
+  // For events and streams CUDA takes memory once, by 2 MiB, and keeps it.
+  constexpr std::size_t kForCuda = 8 * kMiB;
+  for (const std::uint64_t gpu : {31u, 60u, 400u}) {
+    const std::size_t before = free_bytes();
+    {
+      Streamer streamer(model_.table, {.device = device_, .budget = budget(gpu * kMiB, 8 * kMiB, 40 * kMiB)});
+      (void)walk(streamer);
+      const std::size_t taken = before - std::min(before, free_bytes());
+      EXPECT_LE(taken, streamer.plan().used.gpu + kForCuda);
+      EXPECT_GE(taken + kForCuda, streamer.plan().used.gpu);
+    }
+    EXPECT_GE(free_bytes() + kForCuda, before);
+  }
 }
 
 }  // namespace

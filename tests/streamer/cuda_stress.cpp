@@ -153,13 +153,16 @@ struct Model {
 class Checks {
  public:
   Checks() {
-    check(cudaHostAlloc(reinterpret_cast<void**>(&sums_), kChecksInFlight * kTensors * sizeof *sums_,
-                        cudaHostAllocMapped));
+    check(cudaMalloc(reinterpret_cast<void**>(&device_sums_), kChecksInFlight * kCheckBytes));
+    check(cudaMallocHost(reinterpret_cast<void**>(&sums_), kChecksInFlight * kCheckBytes));
     for (std::size_t i = 0; i < kChecksInFlight; ++i) free_.push_back(i);
   }
   Checks(const Checks&) = delete;
   Checks& operator=(const Checks&) = delete;
-  ~Checks() { cudaFreeHost(sums_); }
+  ~Checks() {
+    cudaFree(device_sums_);
+    cudaFreeHost(sums_);
+  }
 
   /// Queues the sums of all tensors of `lease` on `stream`.
   void add(const Lease& lease, const Model& model, cudaStream_t stream) {
@@ -168,12 +171,13 @@ class Checks {
     free_.pop_front();
     Pending pending{.layer = static_cast<std::uint32_t>(lease.index()), .index = index, .done = nullptr};
     check(cudaEventCreateWithFlags(&pending.done, cudaEventDisableTiming));
+    std::uint64_t* const sums = device_sums_ + index * kTensors;
+    check(cudaMemsetAsync(sums, 0, kCheckBytes, stream));
     for (std::uint32_t tensor = 0; tensor < kTensors; ++tensor) {
-      std::uint64_t& sum = sums_[index * kTensors + tensor];
-      sum = 0;
       const TensorView view = lease.tensor(tensor);
-      add_checksum(stream, view.data, view.spec->bytes, &sum);
+      add_checksum(stream, view.data, view.spec->bytes, sums + tensor);
     }
+    check(cudaMemcpyAsync(sums_ + index * kTensors, sums, kCheckBytes, cudaMemcpyDeviceToHost, stream));
     check(cudaEventRecord(pending.done, stream));
     pending_.push_back(pending);
     model_ = &model;
@@ -206,6 +210,8 @@ class Checks {
     free_.push_back(oldest.index);
   }
 
+  static constexpr std::size_t kCheckBytes = kTensors * sizeof(std::uint64_t);
+  std::uint64_t* device_sums_ = nullptr;
   std::uint64_t* sums_ = nullptr;
   const Model* model_ = nullptr;
   std::deque<std::size_t> free_;

@@ -12,8 +12,8 @@ namespace tierstream {
 /// Keeps `stream` busy for this long, with one thread of the GPU.
 void spin(cudaStream_t stream, std::uint32_t microseconds);
 
-/// Adds the checksum of `bytes` bytes of device memory, a multiple of 8 at a multiple of 8, to `*sum`, which
-/// the device can write. May be captured into a graph.
+/// Adds the checksum of `bytes` bytes of device memory, a multiple of 8 at a multiple of 8, to `*sum` in
+/// device memory. May be captured into a graph.
 void add_checksum(cudaStream_t stream, const std::byte* data, std::size_t bytes, std::uint64_t* sum);
 
 /// The same on the host. It tells apart bytes that differ, words that changed places, and words left out.
