@@ -6,6 +6,7 @@
 #include <array>
 #include <bit>
 #include <numeric>
+#include <optional>
 #include <queue>
 #include <utility>
 
@@ -218,9 +219,11 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
                 .reads_land = options.reads_land};
   plan.outside = make_layer_layout(table.outside, table.files, plan.rules);
   plan.homes = all_streamed(table);
+  std::optional<ChunkOrder> chunks;
+  if (budget.page_cache != 0) chunks.emplace(table, options.is_host, chunk_bytes(options));
   const auto keep_pages = [&] {
-    plan.page_cache =
-        choose_chunks(table, plan.homes, budget.page_cache, options.is_host, chunk_bytes(options));
+    if (!chunks) return;
+    plan.page_cache = chunks->choose(plan.homes, budget.page_cache);
     if (options.is_host) use_where_mapped(table, plan.page_cache, plan.homes);
   };
   if (options.is_host) keep_pages();  // what is used where it is mapped needs neither slot nor residence
