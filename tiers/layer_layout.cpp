@@ -52,7 +52,12 @@ class LayoutBuilder {
  public:
   LayoutBuilder(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                 const LayerPart& part)
-      : layer_(layer), files_(files), rules_(rules), part_(part) {
+      : layer_(layer),
+        files_(files),
+        rules_(rules),
+        part_(part),
+        is_apart_(part.home == TensorHome::kResident),
+        alignment_(is_apart_ ? kSlotAlignment : kTensorAlignment) {
     layout_.tensor_offsets.resize(layer.tensors.size());
   }
 
@@ -99,7 +104,7 @@ class LayoutBuilder {
       const bool lands = can_land(sources[begin]);
       while (end < sources.size() && can_land(sources[end]) == lands &&
              (sources[end].is_same(sources[end - 1]) ||
-              (sources[end].follows(sources[end - 1]) &&
+              (!is_apart_ && sources[end].follows(sources[end - 1]) &&
                (lands || sources[end].keeps_alignment(sources[begin]))))) {
         ++end;
       }
@@ -116,7 +121,7 @@ class LayoutBuilder {
     const std::uint64_t end = align_up(run.back().end(), alignment);
     // At least the alignment of copied tensors, so that a run of them can follow; the span keeps its place
     // relative to the file's alignment only if it starts at a multiple of it.
-    const std::uint64_t base = align_up(cursor_, std::max(alignment, kTensorAlignment));
+    const std::uint64_t base = align_up(cursor_, std::max(alignment, alignment_));
     for (const Source& source : run) layout_.tensor_offsets[source.tensor] = base + (source.offset - begin);
     landing_spans_.push_back({run.front().file, begin, end - begin, base});
     cursor_ = base + (end - begin);
@@ -124,7 +129,7 @@ class LayoutBuilder {
 
   void copy_through_ring(std::span<const Source> run) {
     const Source& first = run.front();
-    const std::uint64_t base = align_up(cursor_, kTensorAlignment);
+    const std::uint64_t base = align_up(cursor_, alignment_);
     for (const Source& source : run)
       layout_.tensor_offsets[source.tensor] = base + (source.offset - first.offset);
     const std::uint64_t bytes = run.back().end() - first.offset;
@@ -137,7 +142,7 @@ class LayoutBuilder {
     for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
       const auto* source = std::get_if<const std::byte*>(&layer_.tensors[i].source);
       if (source == nullptr || !is_of_part(i)) continue;
-      const std::uint64_t base = align_up(cursor_, kTensorAlignment);
+      const std::uint64_t base = align_up(cursor_, alignment_);
       const auto [place, is_new] = placed.try_emplace({*source, layer_.tensors[i].bytes}, base);
       layout_.tensor_offsets[i] = place->second;
       if (!is_new) continue;
@@ -156,19 +161,14 @@ class LayoutBuilder {
       for (std::uint64_t begin = piece.offset, end = 0; begin < piece.end(); begin = end) {
         end = cached.stretch_end(piece.file, begin, piece.end());
         const Piece stretch{piece.file, begin, end - begin, piece.slot_offset + (begin - piece.offset)};
-        cached.contains(piece.file, cached.chunk_of(begin)) ? copy_mapped(stretch) : rest.push_back(stretch);
+        if (cached.contains(piece.file, cached.chunk_of(begin))) {
+          layout_.mapped_copies.push_back({stretch.file, begin, stretch.slot_offset, stretch.bytes});
+        } else {
+          rest.push_back(stretch);
+        }
       }
     }
     pieces_ = std::move(rest);
-  }
-
-  void copy_mapped(const Piece& stretch) {
-    const std::uint64_t window = part_.cached->window_bytes();
-    for (std::uint64_t from = stretch.offset, to = 0; from < stretch.end(); from = to) {
-      to = std::min(stretch.end(), (from / window + 1) * window);
-      layout_.mapped_copies.push_back(
-          {stretch.file, from, stretch.slot_offset + (from - stretch.offset), to - from});
-    }
   }
 
   void append_reads(std::vector<FileRead>& reads, std::uint32_t file, std::uint64_t begin, std::uint64_t end,
@@ -242,6 +242,8 @@ class LayoutBuilder {
   std::span<const SourceFile> files_;
   const LayoutRules& rules_;
   const LayerPart& part_;
+  const bool is_apart_;
+  const std::uint64_t alignment_;  // of what is copied
   LayerLayout layout_;
   std::vector<Piece> landing_spans_;
   std::vector<Piece> pieces_;

@@ -158,16 +158,20 @@ bool ChunkOrder::is_kept_whole(const TensorSpec& tensor) const {
 }
 
 ChunkSet ChunkOrder::choose(const TensorHomes& homes, std::uint64_t bytes) const {
+  ChunkSet chosen = none_;
   ChunkSet useful = none_;  // of those that are not kept with a whole tensor
   for (std::size_t layer = 0; layer < homes.size(); ++layer) {
     const std::vector<TensorSpec>& tensors = table_.layers[layer].tensors;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (homes[layer][i] == TensorHome::kResident || !lies_in_file(table_, tensors[i])) continue;
-      if (is_kept_whole(tensors[i])) continue;
-      useful.insert(useful.chunks_of(std::get<FileExtent>(tensors[i].source), tensors[i].bytes));
+      const TensorHome home = homes[layer][i];
+      if (home == TensorHome::kResident || !lies_in_file(table_, tensors[i])) continue;
+      const bool is_whole = is_kept_whole(tensors[i]);
+      if (home != TensorHome::kMapped && is_whole) continue;
+      const ChunkSpan chunks = none_.chunks_of(std::get<FileExtent>(tensors[i].source), tensors[i].bytes);
+      if (home == TensorHome::kMapped) chosen.insert(chunks);
+      if (!is_whole) useful.insert(chunks);
     }
   }
-  ChunkSet chosen = none_;
   for (const std::uint32_t i : order_) {
     const Entry& entry = entries_[i];
     const bool is_useful = entry.tensor == kNoTensor

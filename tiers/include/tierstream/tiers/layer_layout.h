@@ -38,7 +38,7 @@ struct MemoryCopy {
   std::uint64_t bytes;
 };
 
-/// A copy out of the page-cache tier, within one registered range of it.
+/// A copy out of the page-cache tier, which cuts it where what is registered as one ends.
 struct MappedCopy {
   std::uint32_t file;
   std::uint64_t offset;
@@ -86,7 +86,9 @@ struct LayerPart {
 };
 
 /// Lays `part` of `layer` out in a slot. Tensors that are neighbours in the file and keep their alignment
-/// travel as one copy; tensors of the same bytes share them. Pure.
+/// travel as one copy; tensors of the same bytes share them. Residents lie apart: each begins a page of its
+/// own (kSlotAlignment), so that it can have memory of its own; reads that land put it as far behind the
+/// page's begin in every layout. Pure.
 LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                               const LayerPart& part = {});
 

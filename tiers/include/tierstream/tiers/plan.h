@@ -31,6 +31,9 @@ struct PlanOptions {
   std::uint64_t chunk_bytes = 0;  ///< of host residency; 0: as the device asks for, see chunk_set.h
   /// Seconds that each layer computes; empty: unknown, taken for 0.
   std::span<const double> layer_seconds = {};
+  /// Homes that leases of an earlier plan hold: tensors that are resident or mapped there are so in this plan,
+  /// too, whatever the budget. Null: none.
+  const TensorHomes* held = nullptr;
 };
 
 /// What one layer asks of each link, whenever it is loaded. Bytes.
@@ -49,8 +52,7 @@ struct Plan {
   TensorHomes homes;
   ChunkSet page_cache;                          ///< what the page-cache tier keeps
   std::vector<LayerLayout> layers;              ///< by layer: what is streamed, in a slot
-  std::vector<LayerLayout> residents;           ///< by layer: what stays on the device
-  std::vector<std::uint64_t> resident_offsets;  ///< by layer: where that begins among all residents
+  std::vector<LayerLayout> residents;           ///< by layer: what stays on the device, each tensor apart
   std::uint64_t resident_bytes = 0;             ///< of the residents' memory
   LayerLayout outside;                          ///< tensors that stay on the device, in one piece of memory
 
