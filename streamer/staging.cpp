@@ -161,13 +161,16 @@ void Staging::free_unleased() noexcept {
   for (std::uint32_t layer = 0; layer < plan_.layers.size(); ++layer) {
     if (std::ranges::find(leased, layer) == leased.end()) residents_.free(layer);
   }
-  if (leased.empty()) pages_.reset();
+  if (!leased.empty() || !pages_) return;
+  if (drops_pages_) pages_->drop();
+  pages_.reset();
 }
 
-void Staging::free_kept() noexcept {
+void Staging::free_kept(bool drops_pages) noexcept {
   {
     const std::scoped_lock lock(freeing_);
     keeps_ = false;
+    drops_pages_ = drops_pages;
   }
   free_unleased();
 }
@@ -182,9 +185,8 @@ Residents::Shared Staging::hand_over(const Plan& next) {
   {
     const std::scoped_lock lock(freeing_);
     shared = residents_.hand_over(next);
-    if (next.page_cache.empty()) pages_.reset();
   }
-  free_kept();
+  free_kept(next.page_cache.empty());
   return shared;
 }
 

@@ -81,13 +81,14 @@ class Staging {
   void release(std::uint32_t place, std::span<const Stream> streams);
   void drop(std::uint32_t place, std::exception_ptr error) noexcept;
 
-  /// Once nothing is under way: frees the ring and the slots that no lease uses, now, and the others as leases
-  /// end. What stays between passes is kept for the next Staging. Whoever waits for a layer is told so.
+  /// Once nothing is under way: frees the ring and the slots that no lease uses, now, and the others as
+  /// leases end. What stays between passes is kept for the next Staging. Whoever waits for a layer is told
+  /// so.
   void retire() noexcept;
   bool is_retired() const noexcept { return is_retired_; }
-  /// Once retired: what it keeps for the next one, and leases for themselves, is freed as far as no lease uses
-  /// it, and the rest as leases end.
-  void free_kept() noexcept;
+  /// Once retired: what it keeps for the next one is freed, as far as no lease uses it, and the rest as leases
+  /// end. `drops_pages`: from the system's page cache, too.
+  void free_kept(bool drops_pages) noexcept;
   /// Bytes that the next Staging may take over.
   Budget kept() const noexcept;
   /// Adds the homes of tensors that leases use, other than in slots, to `homes`.
@@ -118,6 +119,7 @@ class Staging {
 
   mutable std::mutex freeing_;  // guards what follows, and what is kept once retired
   bool keeps_ = false;          // for the next
+  bool drops_pages_ = false;
   std::atomic<bool> is_retired_ = false;
 };
 

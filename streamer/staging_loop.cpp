@@ -259,7 +259,8 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   target.next_landing = 0;
   target.next_fill = 0;
   target.load = {};
-  if (!is_slot(target) && layer != outside_layer()) target.load.gpu = parts_.residents.taken_over_bytes(layer);
+  if (!is_slot(target) && layer != outside_layer())
+    target.load.gpu = parts_.residents.taken_over_bytes(layer);
   target.memory_copies_since.reset();
   if (parts_.trace && !target.layout->memory_copies.empty()) target.memory_copies_since = parts_.trace.now();
   for (const MemoryCopy& copy : target.layout->memory_copies) {

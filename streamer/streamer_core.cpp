@@ -209,7 +209,7 @@ void StreamerCore::close() {
   thread_.reset();
   if (hang_.empty()) {
     staging_->retire();
-    staging_->free_kept();
+    staging_->free_kept(false);
   }
   outside_ = {};
   outside_reservation_ = {};
@@ -264,7 +264,7 @@ void StreamerCore::begin_staging(Plan plan) {
     next = std::make_shared<Staging>(ground(), std::move(plan), before->generation() + 1, outside_.data(),
                                      outside_is_there_, before.get());
   } catch (...) {
-    before->free_kept();
+    before->free_kept(false);
     throw;
   }
   next->hand_off().carry_on(before->hand_off());
@@ -291,7 +291,7 @@ void StreamerCore::begin_staging_in_room() {
     needed.gpu -= std::min(needed.gpu, outside_reservation_.bytes());
     refuse_more_than_there_is(needed, *device_);
   } catch (const Error& error) {
-    staging_->free_kept();
+    staging_->free_kept(true);
     if (is_crowded_ && error.errc() == Errc::kBudgetTooSmall) return;
     throw;
   }
@@ -315,7 +315,7 @@ Budget StreamerCore::park() {
   const std::scoped_lock lock(staging_mutex_);
   refuse_unless_running();
   end_staging();
-  staging_->free_kept();
+  staging_->free_kept(true);
   before_.clear();  // the next Staging takes nothing over
   state_ = State::kParked;
   outside_ = {};

@@ -107,11 +107,11 @@ class StreamerCore {
   Reservation outside_reservation_;
   DeviceMemory outside_;
   bool outside_is_there_ = false;
-  mutable std::mutex staging_mutex_;  // guards the next, and changes of it as a whole
-  std::shared_ptr<Staging> staging_;  // never null; retired while parked, closed, or without room
+  mutable std::mutex staging_mutex_;            // guards the next, and changes of it as a whole
+  std::shared_ptr<Staging> staging_;            // never null; retired while parked, closed, or without room
   std::vector<std::weak_ptr<Staging>> before_;  // whose leases may use what staging_ has taken over
   bool is_crowded_ = false;                     // leases of before a change of the budget took part of it
-  std::string hang_;                  // why something under way did not end; then nothing is freed any more
+  std::string hang_;  // why something under way did not end; then nothing is freed any more
   bool storage_hangs_ = false;
   PageCacheStatus final_pages_;  // once closed
   StoragePath final_path_;       // once closed

@@ -35,6 +35,22 @@ std::uint64_t ChunkSet::insert(const ChunkSpan& span) {
   return bytes;
 }
 
+void ChunkSet::keep_only(const ChunkSet& others) {
+  bytes_ = 0;
+  for (std::uint32_t file = 0; file < files_.size(); ++file) {
+    std::vector<std::uint8_t>& chunks = files_[file].chunks;
+    for (std::uint64_t chunk = 0; chunk < chunks.size(); ++chunk) {
+      chunks[chunk] &= others.files_[file].chunks[chunk];
+      if (chunks[chunk] != 0) bytes_ += bytes_of(file, chunk);
+    }
+  }
+}
+
+void ChunkSet::clear() noexcept {
+  for (File& file : files_) std::ranges::fill(file.chunks, std::uint8_t{0});
+  bytes_ = 0;
+}
+
 bool ChunkSet::covers(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const {
   return contains(file, begin / chunk_bytes_) && stretch_end(file, begin, end) == end;
 }

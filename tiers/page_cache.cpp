@@ -100,6 +100,10 @@ class FileMapping {
     return pages ? pages->all() : unknown;
   }
 
+  void drop(std::uint64_t begin, std::uint64_t bytes) const noexcept {
+    ::posix_fadvise(file_, static_cast<off_t>(begin), static_cast<off_t>(bytes), POSIX_FADV_DONTNEED);
+  }
+
   /// Brings file bytes into the page cache.
   void read(std::uint64_t begin, std::uint64_t end, std::span<std::byte> scratch) const {
     while (begin < end) {
@@ -155,7 +159,9 @@ class FilePageCache::Loader {
         locks_(locks),
         on_progress_(std::move(on_progress)),
         mappings_(table.files.size()),
+        brought_(plan.page_cache),
         layers_(table.layers.size()) {
+    brought_.clear();
     const std::vector<ChunkSet::Range> ranges = plan.page_cache.ranges();
     for (const ChunkSet::Range& range : ranges) {
       std::shared_ptr<FileMapping>& mapping = mappings_[range.file];
@@ -163,7 +169,11 @@ class FilePageCache::Loader {
       if (!mapping) mapping = std::make_shared<FileMapping>(table.files[range.file]);
     }
     std::deque<Run> left;
-    if (before != nullptr) left = before->give_up(plan.page_cache);
+    if (before != nullptr) {
+      brought_ = before->brought_;
+      brought_.keep_only(plan.page_cache);
+      left = before->give_up(plan.page_cache);
+    }
     reservation_ = budget.reserve(plan.page_cache.bytes(), "the kept pages");
     for (const ChunkSet::Range& range : ranges) add_runs(range, left);
     left.clear();  // what it still has registered would be in the way of the new runs
@@ -234,6 +244,12 @@ class FilePageCache::Loader {
     copies = std::move(split);
   }
 
+  void drop() noexcept {
+    ChunkSet none = brought_;
+    none.clear();
+    (void)give_up(none);
+  }
+
   std::uint64_t reserved_bytes() const noexcept { return reservation_.bytes(); }
 
   void check_files() const {
@@ -281,17 +297,27 @@ class FilePageCache::Loader {
   std::deque<Run> give_up(const ChunkSet& next) {
     threads_.clear();
     reservation_ = {};
-    std::erase_if(runs_, [](const Run& run) { return !run.is_ready; });
-    for (const Run& run : runs_) {
-      const auto [file, begin, end] = run.range;
-      for (std::uint64_t from = begin, to = 0; from < end; from = to) {
-        to = next.stretch_end(file, from, end);
-        if (next.contains(file, next.chunk_of(from))) continue;
-        auto* const pages = const_cast<std::byte*>(address(file, from));
-        if (run.is_locked) ::munlock(pages, to - from);
-        ::madvise(pages, to - from, MADV_DONTNEED);  // they stay in the system's page cache, not in this process
+    const auto visit_outside = [&](const ChunkSet::Range& range, auto visit) {
+      for (std::uint64_t from = range.begin, to = 0; from < range.end; from = to) {
+        to = next.stretch_end(range.file, from, range.end);
+        if (!next.contains(range.file, next.chunk_of(from))) visit(from, to - from);
       }
+    };
+    for (Run& run : runs_) {
+      visit_outside(run.range, [&](std::uint64_t begin, std::uint64_t bytes) {
+        run.registration = {};  // it holds the pages
+        auto* const pages = const_cast<std::byte*>(address(run.range.file, begin));
+        if (run.is_locked) ::munlock(pages, bytes);
+        ::madvise(pages, bytes, MADV_DONTNEED);  // takes them out of this process alone ...
+      });
     }
+    for (const ChunkSet::Range& range : brought_.ranges()) {
+      visit_outside(range, [&](std::uint64_t begin, std::uint64_t bytes) {
+        mappings_[range.file]->drop(begin, bytes);  // ... and this out of the system's cache
+      });
+    }
+    brought_.clear();
+    std::erase_if(runs_, [](const Run& run) { return !run.is_ready; });
     return std::exchange(runs_, {});
   }
 
@@ -315,9 +341,8 @@ class FilePageCache::Loader {
 
   /// The first run that ends behind `offset`.
   std::deque<Run>::const_iterator run_at(std::uint32_t file, std::uint64_t offset) const {
-    return std::ranges::upper_bound(runs_, std::pair(file, offset), {}, [](const Run& run) {
-      return std::pair(run.range.file, run.range.end);
-    });
+    return std::ranges::upper_bound(runs_, std::pair(file, offset), {},
+                                    [](const Run& run) { return std::pair(run.range.file, run.range.end); });
   }
 
   void find_runs_of(const LayerTable& table, const Plan& plan, std::uint32_t layer) {
@@ -377,7 +402,10 @@ class FilePageCache::Loader {
       }
       lock.lock();
       --run.under_way;
-      if (!is_there && !error) count_read(run, end - begin, looks_for_lost);
+      if (!is_there && !error) {
+        count_read(run, end - begin, looks_for_lost);
+        brought_.insert({run.range.file, brought_.chunk_of(begin), brought_.chunk_of(end - 1)});
+      }
       if (looks_for_lost) continue;  // a page that cannot be read again faults in, or fails, where it is used
       if (error && !run.error) {
         run.error = error;
@@ -458,6 +486,7 @@ class FilePageCache::Loader {
   Reservation reservation_;
   const std::function<void()> on_progress_;
   Mappings mappings_;  // by file; null: nothing of it is kept
+  ChunkSet brought_;   // into the page cache, where they were not
   std::deque<LayerState> layers_;
   std::deque<Run> runs_;  // in the order of files and offsets
 
@@ -487,12 +516,11 @@ std::uint64_t FilePageCache::take_read_bytes(std::uint32_t layer) noexcept {
 const std::byte* FilePageCache::address(std::uint32_t file, std::uint64_t offset) const noexcept {
   return loader_->address(file, offset);
 }
-void FilePageCache::split_at_edges(std::vector<MappedCopy>& copies) const {
-  loader_->split_at_edges(copies);
-}
+void FilePageCache::split_at_edges(std::vector<MappedCopy>& copies) const { loader_->split_at_edges(copies); }
 std::uint64_t FilePageCache::reserved_bytes() const noexcept { return loader_->reserved_bytes(); }
 void FilePageCache::check_files() const { loader_->check_files(); }
 void FilePageCache::find_lost() { loader_->find_lost(); }
 PageCacheStatus FilePageCache::status() const { return loader_->status(); }
+void FilePageCache::drop() noexcept { loader_->drop(); }
 
 }  // namespace tierstream

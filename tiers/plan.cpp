@@ -225,7 +225,8 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   plan.outside = make_layer_layout(table.outside, table.files, plan.rules);
   plan.homes = options.held != nullptr ? *options.held : all_streamed(table);
   std::optional<ChunkOrder> chunks;
-  if (budget.page_cache != 0 || options.held != nullptr) chunks.emplace(table, options.is_host, chunk_bytes(options));
+  if (budget.page_cache != 0 || options.held != nullptr)
+    chunks.emplace(table, options.is_host, chunk_bytes(options));
   const auto keep_pages = [&] {
     if (!chunks) return;
     plan.page_cache = chunks->choose(plan.homes, budget.page_cache);

@@ -194,6 +194,7 @@ class WarmPages final : public PageCache {
   void check_files() const override {}
   void find_lost() override {}
   PageCacheStatus status() const override { return {}; }
+  void drop() noexcept override {}
 };
 
 }  // namespace tierstream::testing

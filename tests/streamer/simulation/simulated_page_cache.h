@@ -84,12 +84,12 @@ class SimulatedPageCache final : public PageCache {
   void check_files() const override {}
   void find_lost() override {}
   PageCacheStatus status() const override { return {}; }
+  void drop() noexcept override { reservation_ = {}; }
 
  private:
   template <typename Visit>
   void for_pages_of(std::uint32_t layer, const Plan& plan, Visit visit) const {
-    for (const MappedCopy& copy : plan.layers[layer].mapped_copies)
-      visit(copy.file, copy.offset, copy.bytes);
+    for (const MappedCopy& copy : plan.layers[layer].mapped_copies) visit(copy.file, copy.offset, copy.bytes);
     const std::vector<TensorSpec>& tensors = table_.layers[layer].tensors;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       if (plan.homes[layer][i] != TensorHome::kMapped) continue;

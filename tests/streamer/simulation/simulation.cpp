@@ -171,17 +171,17 @@ class World {
   }
 
   void begin_staging(Plan plan, std::uint64_t generation) {
-    const StagingGround ground{.table = table_,
-                               .storage = *storage_,
-                               .device = *device_,
-                               .gpu = *gpu_,
-                               .pinned = *pinned_,
-                               .page_cache = *page_cache_,
-                               .make_pages = [this](const Plan& made,
-                                                    PageCache* before) { return make_pages(made, before); },
-                               .clock = clock_,
-                               .trace = {},
-                               .stable_slots = stable_slots_};
+    const StagingGround ground{
+        .table = table_,
+        .storage = *storage_,
+        .device = *device_,
+        .gpu = *gpu_,
+        .pinned = *pinned_,
+        .page_cache = *page_cache_,
+        .make_pages = [this](const Plan& made, PageCache* before) { return make_pages(made, before); },
+        .clock = clock_,
+        .trace = {},
+        .stable_slots = stable_slots_};
     auto next = std::make_shared<Staging>(ground, std::move(plan), generation, outside_.data(),
                                           outside_is_there_, staging_.get());
     if (staging_) next->hand_off().carry_on(staging_->hand_off());
@@ -213,7 +213,7 @@ class World {
     pages_ = nullptr;
     staging_->retire();
     if (chance(10)) {  // parked in between
-      staging_->free_kept();
+      staging_->free_kept(chance(50));
       there.clear();
     }
     const Budget kept = staging_->kept();
@@ -266,8 +266,8 @@ class World {
     return {staging_->tensor(layer, 0, i).data, table_.layers[layer].tensors[i].bytes};
   }
 
-  /// What was there before a change of the budget and is in the plan of after lies where it lay, and nothing is
-  /// brought there again.
+  /// What was there before a change of the budget and is in the plan of after lies where it lay, and nothing
+  /// is brought there again.
   void keep_residents(const std::vector<Resident>& there) {
     std::vector<std::span<const std::byte>> kept;
     for (const Resident& before : there) {

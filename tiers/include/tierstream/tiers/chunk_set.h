@@ -50,6 +50,9 @@ class ChunkSet {
   std::uint64_t missing_bytes(const ChunkSpan& span) const;
   /// Returns the bytes that were missing.
   std::uint64_t insert(const ChunkSpan& span);
+  /// Removes what `others`, of the same files and chunks, do not have.
+  void keep_only(const ChunkSet& others);
+  void clear() noexcept;
   bool contains(std::uint32_t file, std::uint64_t chunk) const { return files_[file].chunks[chunk] != 0; }
   /// All of the file bytes [begin, end).
   bool covers(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const;

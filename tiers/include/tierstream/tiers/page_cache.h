@@ -56,6 +56,9 @@ class PageCache {
   virtual void find_lost() = 0;
   /// Any thread.
   virtual PageCacheStatus status() const = 0;
+  /// Gives its pages back: from the system's cache, too, what this one has read into it. Nothing is asked of
+  /// it any more but `address`; what is used there comes by page faults.
+  virtual void drop() noexcept = 0;
 };
 
 /// The page-cache tier: reads the plan's chunks once into the page cache, by several threads, maps them
@@ -75,10 +78,12 @@ class FilePageCache final : public PageCache {
   /// memory is short. Throws Error kOpenFailed, kFileChanged, kOutOfMemory. `table`,
   /// `plan` and `device` outlive it. `before` (null: none), of the same table, device and budget, keeps from
   /// then on nothing but its mappings: addresses of what both plans keep stay good; no copy from it is under
-  /// way, and nothing but `address`, `status` and its end is asked of it any more.
+  /// way, and nothing but `address`, `status` and its end is asked of it any more. What only `before` keeps is
+  /// given back as by `drop`.
   FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
                 std::function<void()> on_progress, FilePageCache* before = nullptr);
-  /// Ends its threads; copies from its memory must be done.
+  /// Ends its threads; copies from its memory must be done. Pages stay in the system's cache for whoever comes
+  /// next.
   ~FilePageCache() override;
 
   State state(std::uint32_t layer) const noexcept override;
@@ -94,6 +99,7 @@ class FilePageCache final : public PageCache {
   void check_files() const override;
   void find_lost() override;
   PageCacheStatus status() const override;
+  void drop() noexcept override;
 
  private:
   class Loader;

@@ -31,8 +31,8 @@ struct PlanOptions {
   std::uint64_t chunk_bytes = 0;  ///< of host residency; 0: as the device asks for, see chunk_set.h
   /// Seconds that each layer computes; empty: unknown, taken for 0.
   std::span<const double> layer_seconds = {};
-  /// Homes that leases of an earlier plan hold: tensors that are resident or mapped there are so in this plan,
-  /// too, whatever the budget. Null: none.
+  /// Homes that leases of an earlier plan hold: tensors that are resident or mapped there are so in this
+  /// plan, too, whatever the budget. Null: none.
   const TensorHomes* held = nullptr;
 };
 
@@ -50,11 +50,11 @@ struct Plan {
   std::uint64_t slot_bytes = 0;
   std::uint32_t slots = 0;
   TensorHomes homes;
-  ChunkSet page_cache;                          ///< what the page-cache tier keeps
-  std::vector<LayerLayout> layers;              ///< by layer: what is streamed, in a slot
-  std::vector<LayerLayout> residents;           ///< by layer: what stays on the device, each tensor apart
-  std::uint64_t resident_bytes = 0;             ///< of the residents' memory
-  LayerLayout outside;                          ///< tensors that stay on the device, in one piece of memory
+  ChunkSet page_cache;                 ///< what the page-cache tier keeps
+  std::vector<LayerLayout> layers;     ///< by layer: what is streamed, in a slot
+  std::vector<LayerLayout> residents;  ///< by layer: what stays on the device, each tensor apart
+  std::uint64_t resident_bytes = 0;    ///< of the residents' memory
+  LayerLayout outside;                 ///< tensors that stay on the device, in one piece of memory
 
   Budget minimum;                        ///< the least that works
   std::uint64_t largest_slot_bytes = 0;  ///< what a slot takes while nothing is resident on the device

@@ -55,8 +55,8 @@ class ChunkOrder {
   /// would have to be copied that could have been read to its place.
   ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chunk_bytes = kChunkBytes);
 
-  /// As long a beginning as `bytes` hold, behind the chunks of tensors that are mapped already, which are kept
-  /// whatever `bytes` says. Chunks whose bytes are all resident on the device are passed over.
+  /// As long a beginning as `bytes` hold, behind the chunks of tensors that are mapped already, which are
+  /// kept whatever `bytes` says. Chunks whose bytes are all resident on the device are passed over.
   ChunkSet choose(const TensorHomes& homes, std::uint64_t bytes) const;
 
  private:
