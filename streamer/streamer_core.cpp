@@ -136,6 +136,7 @@ Plan StreamerCore::make_plan_for(const Budget& budget, const TensorHomes* held) 
   return make_plan(table_, budget, {},
                    {.reads_land = device_->traits().reads_land,
                     .is_host = device_->traits().is_host,
+                    .allocation_bytes = device_->traits().allocation_bytes,
                     .max_slots = options_.max_slots,
                     .request_bytes = options_.request_bytes,
                     .layer_seconds = {},

@@ -124,7 +124,7 @@ class LayoutBuilder {
     const std::uint64_t base = align_up(cursor_, std::max(alignment, alignment_));
     for (const Source& source : run) layout_.tensor_offsets[source.tensor] = base + (source.offset - begin);
     landing_spans_.push_back({run.front().file, begin, end - begin, base});
-    cursor_ = base + (end - begin);
+    take(base, end - begin);
   }
 
   void copy_through_ring(std::span<const Source> run) {
@@ -134,7 +134,7 @@ class LayoutBuilder {
       layout_.tensor_offsets[source.tensor] = base + (source.offset - first.offset);
     const std::uint64_t bytes = run.back().end() - first.offset;
     pieces_.push_back({first.file, first.offset, bytes, base});
-    cursor_ = base + bytes;
+    take(base, bytes);
   }
 
   void place_memory_tensors() {
@@ -147,8 +147,12 @@ class LayoutBuilder {
       layout_.tensor_offsets[i] = place->second;
       if (!is_new) continue;
       layout_.memory_copies.push_back({*source, base, layer_.tensors[i].bytes});
-      cursor_ = base + layer_.tensors[i].bytes;
+      take(base, layer_.tensors[i].bytes);
     }
+  }
+
+  void take(std::uint64_t base, std::uint64_t bytes) {
+    cursor_ = base + (is_apart_ ? allocated_bytes(bytes, rules_.allocation_bytes) : bytes);
   }
 
   /// Chunks follow every file's alignment, so reads may begin and end at their edges.
@@ -277,6 +281,10 @@ std::uint64_t LayerLayout::mapped_bytes() const {
   std::uint64_t sum = 0;
   for (const MappedCopy& copy : mapped_copies) sum += copy.bytes;
   return sum;
+}
+
+std::uint64_t allocated_bytes(std::uint64_t bytes, std::uint64_t allocation_bytes) {
+  return align_up(bytes, bytes <= allocation_bytes / 2 ? kSlotAlignment : allocation_bytes);
 }
 
 LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,

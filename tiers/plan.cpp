@@ -87,7 +87,8 @@ class ResidentSearch {
         streamed_tensors_(slot_bytes_.size()),
         max_slots_(options.max_slots),
         placing_bytes_(kTensorAlignment + (options.reads_land ? 2 * kSlotAlignment : 0)),
-        resident_margin_(options.reads_land ? 2 * kSlotAlignment : kSlotAlignment),
+        resident_margin_(options.reads_land ? kSlotAlignment : 0),
+        allocation_bytes_(options.allocation_bytes),
         resident_bytes_(resident_bytes) {
     for (std::uint32_t layer = 0; layer < slot_bytes_.size(); ++layer) {
       if (slot_bytes_[layer] == 0) continue;
@@ -101,13 +102,14 @@ class ResidentSearch {
   std::uint64_t bytes() {
     while (!largest_.empty() && largest_.top().first != slot_bytes_[largest_.top().second]) largest_.pop();
     const std::uint64_t slot_bytes = largest_.empty() ? 0 : largest_.top().first;
-    return resident_bytes_ + slot_bytes * std::min<std::uint64_t>(max_slots_, streamed_layers_);
+    return resident_bytes_ + allocated_bytes(slot_bytes, kSlotAlignment) *
+                                 std::min<std::uint64_t>(max_slots_, streamed_layers_);
   }
   std::uint64_t resident_bytes() const { return resident_bytes_; }
 
   void make_resident(const ResidentCandidate& tensor) {
     const std::uint32_t layer = tensor.layer;
-    resident_bytes_ += tensor.bytes + resident_margin_;
+    resident_bytes_ += allocated_bytes(tensor.bytes + resident_margin_, allocation_bytes_);
     streamed_tensors_[layer] -= tensor.tensors.size();
     if (streamed_tensors_[layer] == 0) {
       --streamed_layers_;
@@ -125,7 +127,8 @@ class ResidentSearch {
   std::vector<std::size_t> streamed_tensors_;  // by layer, like the next
   std::uint32_t max_slots_;
   std::uint64_t placing_bytes_;    // what placing a tensor in a slot costs beyond its own bytes, at most
-  std::uint64_t resident_margin_;  // the same in memory of its own
+  std::uint64_t resident_margin_;  // the same in memory of its own, before that is rounded up
+  std::uint64_t allocation_bytes_;
   std::uint64_t resident_bytes_;
   std::uint64_t streamed_layers_ = 0;
   std::priority_queue<std::pair<std::uint64_t, std::uint32_t>> largest_;  // outdated entries are passed over
@@ -221,7 +224,8 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   plan.ring = choose_ring(std::max(budget.pinned, kMinimumBlocks * options.request_bytes), options);
   plan.rules = {.block_bytes = plan.ring.block_bytes,
                 .request_bytes = options.request_bytes,
-                .reads_land = options.reads_land};
+                .reads_land = options.reads_land,
+                .allocation_bytes = options.allocation_bytes};
   plan.outside = make_layer_layout(table.outside, table.files, plan.rules);
   plan.homes = options.held != nullptr ? *options.held : all_streamed(table);
   std::optional<ChunkOrder> chunks;

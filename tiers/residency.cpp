@@ -40,13 +40,13 @@ std::vector<std::uint32_t> spread_out(std::size_t layers) {
 }
 
 /// The entries of all layers, each at the place that the share of its layer says which it completes; equal
-/// ones keep their order. Counted out by steps of a share: to compare tens of thousands takes several times
-/// as long.
+/// ones by their layers, spread out. Counted out by steps of a share: to compare tens of thousands takes
+/// several times as long.
 class ShareOrder {
  public:
-  /// One layer's entries, of `amount` each.
+  /// The next layer's entries, of `amount` each.
   template <typename Entry, typename Amount>
-  void add(std::span<const Entry> entries, Amount amount) {
+  void add_layer(std::span<const Entry> entries, Amount amount) {
     double total = 0;
     for (const Entry& entry : entries) total += static_cast<double>(amount(entry));
     double sum = 0;
@@ -54,6 +54,7 @@ class ShareOrder {
       sum += static_cast<double>(amount(entry));
       shares_.push_back(static_cast<std::uint32_t>(sum / total * kWhole));
     }
+    ends_.push_back(static_cast<std::uint32_t>(shares_.size()));
   }
 
   /// The entries' indices.
@@ -62,13 +63,18 @@ class ShareOrder {
     for (const std::uint32_t share : shares_) ++begins[share + 1];
     std::partial_sum(begins.begin(), begins.end(), begins.begin());
     std::vector<std::uint32_t> order(shares_.size());
-    for (std::uint32_t i = 0; i < order.size(); ++i) order[begins[shares_[i]]++] = i;
+    for (const std::uint32_t layer : spread_out(ends_.size())) {
+      for (std::uint32_t i = layer == 0 ? 0 : ends_[layer - 1]; i < ends_[layer]; ++i) {
+        order[begins[shares_[i]]++] = i;
+      }
+    }
     return order;
   }
 
  private:
   static constexpr std::uint32_t kWhole = 1u << 16;
   std::vector<std::uint32_t> shares_;
+  std::vector<std::uint32_t> ends_;  // by layer
 };
 
 /// In a file whose pages can be kept.
@@ -96,7 +102,7 @@ ResidentOrder::ResidentOrder(const LayerTable& table) {
   all.reserve(tensors);
   ShareOrder shares;
   std::vector<SourceKey> keys;
-  for (const std::uint32_t index : spread_out(table.layers.size())) {
+  for (std::uint32_t index = 0; index < table.layers.size(); ++index) {
     const std::vector<TensorSpec>& specs = table.layers[index].tensors;
     const std::size_t first_tensor = tensors_.size();
     const std::size_t first = all.size();
@@ -113,8 +119,8 @@ ResidentOrder::ResidentOrder(const LayerTable& table) {
       while (end < order.size() && keys[order[end]] == keys[order[begin]]) ++end;
       all.push_back({index, specs[order[begin]].bytes, order.subspan(begin, end - begin)});
     }
-    shares.add(std::span<const ResidentCandidate>(all).subspan(first),
-               [](const ResidentCandidate& candidate) { return candidate.bytes; });
+    shares.add_layer(std::span<const ResidentCandidate>(all).subspan(first),
+                     [](const ResidentCandidate& candidate) { return candidate.bytes; });
   }
   candidates_.reserve(all.size());
   for (const std::uint32_t i : shares.sorted()) candidates_.push_back(all[i]);
@@ -125,7 +131,7 @@ ChunkOrder::ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chu
   ChunkSet seen = none_;
   ShareOrder shares;
   std::vector<std::uint32_t> order;
-  for (const std::uint32_t layer : spread_out(table.layers.size())) {
+  for (std::uint32_t layer = 0; layer < table.layers.size(); ++layer) {
     const std::vector<TensorSpec>& tensors = table.layers[layer].tensors;
     order.clear();
     for (auto i = static_cast<std::uint32_t>(tensors.size()); i-- > 0;) {
@@ -147,8 +153,8 @@ ChunkOrder::ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chu
         if (seen.insert(one) != 0) entries_.push_back({one, layer, kNoTensor});
       }
     }
-    shares.add(std::span<const Entry>(entries_).subspan(first),
-               [](const Entry& entry) { return entry.chunks.count(); });
+    shares.add_layer(std::span<const Entry>(entries_).subspan(first),
+                     [](const Entry& entry) { return entry.chunks.count(); });
   }
   order_ = shares.sorted();
 }

@@ -57,7 +57,8 @@ void Residents::allocate(const LayerTable& table, const Plan& plan, Device& devi
         memory = tensors_[layer][place->tensor];
       } else {
         const std::uint64_t bytes = begin_of_page(offset + specs[i].bytes + kSlotAlignment - 1) - begin;
-        memory = std::make_shared<Memory>(budget.reserve(bytes, "residents"), device.allocate(bytes));
+        const std::uint64_t taken = allocated_bytes(bytes, plan.rules.allocation_bytes);
+        memory = std::make_shared<Memory>(budget.reserve(taken, "residents"), device.allocate(bytes));
         own.places.insert(place, {begin, memory->memory.data(), i});
       }
     }

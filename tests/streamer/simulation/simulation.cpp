@@ -129,6 +129,7 @@ class World {
     const bool reads_land = chance(50);
     const PlanOptions options{.reads_land = reads_land,
                               .is_host = chance(50),
+                              .allocation_bytes = std::uint64_t{4096} << below(4),
                               .max_slots = 1 + static_cast<std::uint32_t>(below(5)),
                               .request_bytes = std::uint64_t{4096} << below(2),
                               .max_block_bytes = std::uint64_t{8192} << below(3),

@@ -24,6 +24,7 @@ struct LinkRates {
 struct PlanOptions {
   bool reads_land = false;                    ///< DeviceTraits::reads_land
   bool is_host = false;                       ///< DeviceTraits::is_host: mapped tensors are used in place
+  std::uint64_t allocation_bytes = 4096;      ///< DeviceTraits::allocation_bytes
   std::uint32_t max_slots = 3;                ///< more device memory than that goes to residents
   std::uint64_t request_bytes = 1u << 20;     ///< one read
   std::uint64_t max_block_bytes = 8u << 20;   ///< at 8 MiB a copy runs at 0.95 of the link
