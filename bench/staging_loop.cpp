@@ -176,6 +176,7 @@ class FreeStaging {
   TierBudget pinned_{"pinned", plan_.used.pinned};
   PinnedRing ring_{device_, pinned_, plan_.ring};
   SlotArena slots_{device_, gpu_, plan_.slot_bytes, plan_.slots};
+  Residents residents_{table_, plan_, device_, gpu_};
   std::unique_ptr<CopyQueue> copies_ = device_.make_copy_queue({});
   SteadyClock clock_;
   Trace recorded_;
@@ -191,7 +192,7 @@ class FreeStaging {
                      .slots = slots_,
                      .outside_memory = nullptr,
                      .outside_is_there = false,
-                     .resident_memory = nullptr,
+                     .residents = residents_,
                      .page_cache = nullptr,
                      .hand_off = hand_off_,
                      .rule = rule_,

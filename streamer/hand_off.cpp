@@ -284,6 +284,15 @@ bool HandOff::is_leased(std::uint32_t place) const {
   return places_[place].leases != 0;
 }
 
+std::vector<std::uint32_t> HandOff::leased_layers() const {
+  const std::scoped_lock lock(mutex_);
+  std::vector<std::uint32_t> layers;
+  for (std::uint32_t place = 0; place < own_place(layers_); ++place) {
+    if (places_[place].leases != 0) layers.push_back(places_[place].layer);
+  }
+  return layers;
+}
+
 std::uint32_t HandOff::leases() const {
   const std::scoped_lock lock(mutex_);
   std::uint32_t sum = 0;

@@ -99,6 +99,7 @@ class HandOff {
   void add_stall(StallCause cause, std::chrono::nanoseconds time);
   std::uint32_t leases() const;
   bool is_leased(std::uint32_t place) const;
+  std::vector<std::uint32_t> leased_layers() const;
 
   /// Every later acquire throws `error`; waiting ones too. No layer is wanted any more. The first call
   /// counts.

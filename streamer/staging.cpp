@@ -25,15 +25,15 @@ bool any_lands(const Plan& plan) {
 }  // namespace
 
 Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generation, std::byte* outside,
-                 bool outside_is_there)
+                 bool outside_is_there, Staging* before)
     : ground_(ground),
       plan_(std::move(plan)),
       generation_(generation),
       outside_(outside),
       reads_land_(any_lands(plan_)),
-      pages_(plan_.page_cache.empty() ? nullptr : ground.make_pages(plan_)),
-      residents_reservation_(ground.gpu.reserve(plan_.resident_bytes, "residents")),
-      residents_(ground.device.allocate(plan_.resident_bytes)),
+      pages_(make_pages(before)),
+      residents_(ground.table, plan_, ground.device, ground.gpu,
+                 before != nullptr ? before->hand_over(plan_) : Residents::Shared{}),
       ring_(std::in_place, ground.device, ground.pinned, plan_.ring),
       registration_refusal_(ring_->registration_refusal()),
       slots_(ground.device, ground.gpu, plan_.slot_bytes, plan_.slots),
@@ -50,16 +50,21 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
                          .slots = slots_,
                          .outside_memory = outside,
                          .outside_is_there = outside_is_there,
-                         .resident_memory = residents_.data(),
+                         .residents = residents_,
                          .page_cache = pages_.get(),
                          .hand_off = hand_off_,
                          .rule = {plan_.slots, ground.stable_slots},
                          .trace = ground.trace}) {
+  if (pages_) {
+    for (LayerLayout& layout : plan_.layers) pages_->split_at_edges(layout.mapped_copies);
+  }
   // Here and not earlier: what the ring needs comes first.
   if (ground.device.traits().is_host) return;
   ram_ = RamWeights(ground.table, plan_.homes, ground.device, ground.pinned);
   for (LayerLayout& layout : plan_.layers) ram_.split_at_edges(layout.memory_copies);
-  for (LayerLayout& layout : plan_.residents) ram_.split_at_edges(layout.memory_copies);
+  for (std::uint32_t layer = 0; layer < plan_.layers.size(); ++layer) {
+    ram_.split_at_edges(residents_.missing(layer).memory_copies);
+  }
   ram_.split_at_edges(plan_.outside.memory_copies);
 }
 
@@ -69,7 +74,8 @@ void Staging::register_memory(bool with_slots) {
   for (std::uint32_t slot = 0; slot < plan_.slots; ++slot)
     ground_.storage.register_memory(slots_.memory(slot));
   ground_.storage.register_memory({outside_, plan_.outside.slot_bytes});
-  ground_.storage.register_memory({residents_.data(), residents_.bytes()});
+  for (const std::span<std::byte> memory : residents_.memory_to_fill())
+    ground_.storage.register_memory(memory);
 }
 
 /// In the order in which memory is used: finding and clearing the pages of a whole gpu budget before the
@@ -84,7 +90,7 @@ void Staging::populate(const std::stop_token& stop) noexcept {
     }
   };
   for (std::uint32_t slot = 0; slot < plan_.slots; ++slot) populate_all(slots_.memory(slot));
-  populate_all({residents_.data(), residents_.bytes()});
+  for (const std::span<std::byte> memory : residents_.memory_to_fill()) populate_all(memory);
 }
 
 TensorView Staging::tensor(std::uint32_t layer, std::uint32_t place, std::size_t index) const {
@@ -102,8 +108,7 @@ TensorView Staging::tensor(std::uint32_t layer, std::uint32_t place, std::size_t
       return {&spec, const_cast<std::byte*>(pages_->address(extent.file, extent.offset))};
     }
     case TensorHome::kResident:
-      return {&spec, residents_.data() + plan_.resident_offsets[layer] +
-                         plan_.residents[layer].tensor_offsets[index]};
+      return {&spec, residents_.address(layer, index)};
     case TensorHome::kSlot:
       break;
   }
@@ -130,8 +135,15 @@ PageCacheStatus Staging::page_cache_status() const {
 void Staging::retire() noexcept {
   if (is_retired_) return;
   if (pages_) last_pages_ = pages_->status();
+  {
+    const std::scoped_lock lock(freeing_);
+    keeps_ = true;
+  }
   is_retired_ = true;
   hand_off_.retire();
+  for (std::uint32_t layer = 0; layer < plan_.layers.size(); ++layer) {
+    if (loop_->is_there(layer)) residents_.set_there(layer);
+  }
   loop_.reset();
   copies_.reset();  // its thread tells the storage, which may go next
   ring_.reset();
@@ -144,10 +156,52 @@ void Staging::free_unleased() noexcept {
   for (std::uint32_t slot = 0; slot < plan_.slots; ++slot) {
     if (!hand_off_.is_leased(slot)) slots_.free_memory(slot);
   }
-  if (hand_off_.leases() != 0) return;
-  residents_ = {};
-  residents_reservation_ = {};
+  if (keeps_) return;
+  const std::vector<std::uint32_t> leased = hand_off_.leased_layers();
+  for (std::uint32_t layer = 0; layer < plan_.layers.size(); ++layer) {
+    if (std::ranges::find(leased, layer) == leased.end()) residents_.free(layer);
+  }
+  if (!leased.empty() || !pages_) return;
+  if (drops_pages_) pages_->drop();
   pages_.reset();
+}
+
+void Staging::free_kept(bool drops_pages) noexcept {
+  {
+    const std::scoped_lock lock(freeing_);
+    keeps_ = false;
+    drops_pages_ = drops_pages;
+  }
+  free_unleased();
+}
+
+std::unique_ptr<PageCache> Staging::make_pages(Staging* before) const {
+  if (plan_.page_cache.empty()) return nullptr;
+  return ground_.make_pages(plan_, before != nullptr ? before->pages_.get() : nullptr);
+}
+
+Residents::Shared Staging::hand_over(const Plan& next) {
+  Residents::Shared shared;
+  {
+    const std::scoped_lock lock(freeing_);
+    shared = residents_.hand_over(next);
+  }
+  free_kept(next.page_cache.empty());
+  return shared;
+}
+
+Budget Staging::kept() const noexcept {
+  const std::scoped_lock lock(freeing_);
+  return {.gpu = residents_.bytes(), .pinned = 0, .page_cache = pages_ ? pages_->reserved_bytes() : 0};
+}
+
+void Staging::add_held(TensorHomes& homes) const {
+  for (const std::uint32_t layer : hand_off_.leased_layers()) {
+    if (layer == homes.size()) continue;  // the tensors outside
+    for (std::size_t i = 0; i < homes[layer].size(); ++i) {
+      if (plan_.homes[layer][i] != TensorHome::kSlot) homes[layer][i] = plan_.homes[layer][i];
+    }
+  }
 }
 
 void Staging::leave_to_leak() noexcept {

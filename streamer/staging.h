@@ -9,6 +9,7 @@
 #include <tierstream/tiers/pinned_ring.h>
 #include <tierstream/tiers/plan.h>
 #include <tierstream/tiers/ram_weights.h>
+#include <tierstream/tiers/residents.h>
 #include <tierstream/tiers/slot_arena.h>
 
 #include <atomic>
@@ -37,8 +38,8 @@ struct StagingGround {
   TierBudget& gpu;
   TierBudget& pinned;
   TierBudget& page_cache;
-  /// Makes the page-cache tier of a plan that keeps pages.
-  std::function<std::unique_ptr<PageCache>(const Plan&)> make_pages;
+  /// Makes the page-cache tier of a plan that keeps pages, out of that of another plan (null: none).
+  std::function<std::unique_ptr<PageCache>(const Plan&, PageCache* before)> make_pages;
   const Clock& clock;
   TraceRecorder trace;
   bool stable_slots;
@@ -49,9 +50,11 @@ struct StagingGround {
 /// Threads: as its parts; `release` any.
 class Staging {
  public:
-  /// `outside`: memory of the device, for the tensors outside the layers.
+  /// `outside`: memory of the device, for the tensors outside the layers. `before` (null: none), retired, on
+  /// the same ground: hands over what both plans keep, and frees the rest that no lease uses. `plan` has what
+  /// its leases hold (see `held`).
   Staging(const StagingGround& ground, Plan plan, std::uint64_t generation, std::byte* outside,
-          bool outside_is_there);
+          bool outside_is_there, Staging* before);
 
   const Plan& plan() const noexcept { return plan_; }
   std::uint64_t generation() const noexcept { return generation_; }
@@ -78,14 +81,24 @@ class Staging {
   void release(std::uint32_t place, std::span<const Stream> streams);
   void drop(std::uint32_t place, std::exception_ptr error) noexcept;
 
-  /// Once nothing is under way: frees all that no lease uses, now, and the rest as leases end. Whoever waits
-  /// for a layer is told so.
+  /// Once nothing is under way: frees the ring and the slots that no lease uses, now, and the others as
+  /// leases end. What stays between passes is kept for the next Staging. Whoever waits for a layer is told
+  /// so.
   void retire() noexcept;
   bool is_retired() const noexcept { return is_retired_; }
+  /// Once retired: what it keeps for the next one is freed, as far as no lease uses it, and the rest as leases
+  /// end. `drops_pages`: from the system's page cache, too.
+  void free_kept(bool drops_pages) noexcept;
+  /// Bytes that the next Staging may take over.
+  Budget kept() const noexcept;
+  /// Adds the homes of tensors that leases use, other than in slots, to `homes`.
+  void add_held(TensorHomes& homes) const;
   /// Something is still under way and does not end: its memory is never freed.
   void leave_to_leak() noexcept;
 
  private:
+  Residents::Shared hand_over(const Plan& next);
+  std::unique_ptr<PageCache> make_pages(Staging* before) const;
   void free_unleased() noexcept;
 
   const StagingGround ground_;
@@ -95,8 +108,7 @@ class Staging {
   const bool reads_land_;
   std::unique_ptr<PageCache> pages_;
   RamWeights ram_;
-  Reservation residents_reservation_;
-  DeviceMemory residents_;
+  Residents residents_;
   std::optional<PinnedRing> ring_;
   std::string registration_refusal_;
   SlotArena slots_;
@@ -105,7 +117,9 @@ class Staging {
   std::optional<StagingLoop> loop_;  // holds blocks of the ring
   PageCacheStatus last_pages_;       // once retired
 
-  std::mutex freeing_;
+  mutable std::mutex freeing_;  // guards what follows, and what is kept once retired
+  bool keeps_ = false;          // for the next
+  bool drops_pages_ = false;
   std::atomic<bool> is_retired_ = false;
 };
 

@@ -40,10 +40,10 @@ StagingLoop::StagingLoop(const StagingParts& parts)
       if (parts_.outside_is_there) finish_staying(target);
       continue;
     }
-    target.layout = &parts_.plan.residents[layer];
-    target.memory = parts_.resident_memory + parts_.plan.resident_offsets[layer];
+    target.layout = &parts_.residents.missing(layer);
+    const LayerLayout& all = parts_.plan.residents[layer];
     again_[layer].page_cache = parts_.plan.mapped[layer];
-    again_[layer].gpu = target.layout->disk_bytes() + target.layout->memory_bytes();
+    again_[layer].gpu = all.disk_bytes() + all.memory_bytes();
     if (needs_slot(layer) && again_[layer].total() == 0)
       target.stage = Target::Stage::kPublished;  // nothing stays
   }
@@ -147,7 +147,7 @@ void StagingLoop::copy_block(std::uint32_t block_index) {
   const std::byte* source = use.block->memory().data();
   if (parts_.trace) trace_block(TraceEvent::Kind::kRead, use);
   for (const BlockCopy& copy : use.fill->copies) {
-    queue_copy(target.memory + copy.slot_offset, source + copy.block_offset, copy.bytes);
+    queue_copy(place_in(target, copy.slot_offset), source + copy.block_offset, copy.bytes);
   }
   parts_.copies.record(*use.copied);
   last_copied_ = use.copied.get();
@@ -259,10 +259,12 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   target.next_landing = 0;
   target.next_fill = 0;
   target.load = {};
+  if (!is_slot(target) && layer != outside_layer())
+    target.load.gpu = parts_.residents.taken_over_bytes(layer);
   target.memory_copies_since.reset();
   if (parts_.trace && !target.layout->memory_copies.empty()) target.memory_copies_since = parts_.trace.now();
   for (const MemoryCopy& copy : target.layout->memory_copies) {
-    queue_copy(target.memory + copy.slot_offset, copy.source, copy.bytes);
+    queue_copy(place_in(target, copy.slot_offset), copy.source, copy.bytes);
     target.load.pinned += copy.bytes;
   }
   if (!target.layout->memory_copies.empty()) end_memory_copies();
@@ -289,7 +291,7 @@ void StagingLoop::take_pages(Target& target) {
   --waiting_for_pages_;
   std::uint64_t used_bytes = is_slot(target) ? 0 : again_[target.layer].page_cache;
   for (const MappedCopy& copy : target.layout->mapped_copies) {
-    queue_copy(target.memory + copy.slot_offset, pages.address(copy.file, copy.offset), copy.bytes);
+    queue_copy(place_in(target, copy.slot_offset), pages.address(copy.file, copy.offset), copy.bytes);
     used_bytes += copy.bytes;
   }
   // What had to be read for this came from the disk, the rest was there.
@@ -357,7 +359,7 @@ const LayerLayout& StagingLoop::streamed_layout(std::uint32_t layer) {
 }
 
 void StagingLoop::finish(Target& target) {
-  if (!all_there(target.layer)) return;
+  if (!is_there(target.layer)) return;
   parts_.copies.record(*target.ready);
   target.stage = Target::Stage::kPublished;
   parts_.hand_off.charge_wait(cause_);
@@ -383,12 +385,8 @@ bool StagingLoop::needs_slot(std::uint32_t layer) const {
   return layer != outside_layer() && parts_.plan.needs_slot(layer);
 }
 
-bool StagingLoop::all_there(std::uint32_t layer) const {
-  return staying(layer).stage == Target::Stage::kPublished;
-}
-
 const StagingLoop::Target* StagingLoop::missing(std::uint32_t layer) const {
-  if (!all_there(layer) || !needs_slot(layer)) return &staying(layer);
+  if (!is_there(layer) || !needs_slot(layer)) return &staying(layer);
   return target_of_[layer] ? &targets_[*target_of_[layer]] : nullptr;
 }
 
@@ -427,7 +425,7 @@ void StagingLoop::start_landings(Target& target) {
     const FileRead& read = reads[target.next_landing];
     const ReadId id{true, index_of(target), static_cast<std::uint32_t>(target.next_landing)};
     batch_.push_back(
-        {to_tag(id), FileId{read.file}, read.offset, {target.memory + read.target_offset, read.bytes}});
+        {to_tag(id), FileId{read.file}, read.offset, {place_in(target, read.target_offset), read.bytes}});
     if (target.landings_under_way++ == 0) target.landing_since = parts_.trace.now();
   }
 }

@@ -6,6 +6,7 @@
 #include <tierstream/tiers/page_cache.h>
 #include <tierstream/tiers/pinned_ring.h>
 #include <tierstream/tiers/plan.h>
+#include <tierstream/tiers/residents.h>
 #include <tierstream/tiers/slot_arena.h>
 
 #include <chrono>
@@ -31,10 +32,10 @@ struct StagingParts {
   CopyQueue& copies;
   PinnedRing& ring;
   SlotArena& slots;
-  std::byte* outside_memory;   ///< of the device: `plan.outside.slot_bytes`
-  bool outside_is_there;       ///< loaded already, into that memory
-  std::byte* resident_memory;  ///< of the device: `plan.resident_bytes`
-  PageCache* page_cache;       ///< null where the plan keeps nothing there
+  std::byte* outside_memory;  ///< of the device: `plan.outside.slot_bytes`
+  bool outside_is_there;      ///< loaded already, into that memory
+  Residents& residents;       ///< of the plan
+  PageCache* page_cache;      ///< null where the plan keeps nothing there
   HandOff& hand_off;
   SlotRule rule;
   TraceRecorder trace = {};
@@ -64,7 +65,8 @@ class StagingLoop {
   void stop();
   /// After `stop`: neither reads nor copies are under way.
   bool drained() const;
-  bool outside_is_there() const { return targets_.back().stage == Target::Stage::kPublished; }
+  /// What stays of `layer`, or outside the layers, has come.
+  bool is_there(std::uint32_t layer) const { return staying(layer).stage == Target::Stage::kPublished; }
 
  private:
   /// Memory, and what is on its way into it: a slot and a layer's streamed bytes, or a layer's bytes that
@@ -79,7 +81,7 @@ class StagingLoop {
     };
     Stage stage = Stage::kEmpty;
     std::optional<SlotArena::Slot> slot;
-    std::byte* memory = nullptr;
+    std::byte* memory = nullptr;  ///< null: each resident tensor has its own
     std::uint32_t layer = 0;
     const LayerLayout* layout = nullptr;
     std::unique_ptr<Event> ready;             ///< all its copies
@@ -151,7 +153,10 @@ class StagingLoop {
   /// Of what stays of `layer`.
   Target& staying(std::uint32_t layer) { return targets_[parts_.rule.slots + layer]; }
   const Target& staying(std::uint32_t layer) const { return targets_[parts_.rule.slots + layer]; }
-  bool all_there(std::uint32_t layer) const;
+  /// Where `layout` puts the byte at `offset`.
+  std::byte* place_in(const Target& target, std::uint64_t offset) const {
+    return target.memory != nullptr ? target.memory + offset : parts_.residents.target(target.layer, offset);
+  }
   /// What is missing of the layer most urgently; null: a slot for it.
   const Target* missing(std::uint32_t layer) const;
 

@@ -55,6 +55,13 @@ void refuse_more_than_there_is(const Budget& used, Device& device) {
   refuse_beyond(host, used.pinned + used.page_cache, "pinned and page_cache together");
 }
 
+/// What is left of `all` beside `part`.
+Budget less(const Budget& all, const Budget& part) {
+  return {.gpu = all.gpu - std::min(all.gpu, part.gpu),
+          .pinned = all.pinned - std::min(all.pinned, part.pinned),
+          .page_cache = all.page_cache - std::min(all.page_cache, part.page_cache)};
+}
+
 Trace::Subject subject_of(const LayerTable& table, const Plan& plan) {
   Trace::Subject subject{.ring_blocks = plan.ring.blocks};
   for (const Layer& layer : table.layers) subject.layers.push_back(layer.name);
@@ -98,7 +105,7 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   if (options_.trace) options_.trace->begin(subject_of(table_, plan));
   storage_ = open_files(table_);
   allocate_outside(plan);
-  staging_ = std::make_shared<Staging>(ground(), std::move(plan), 1, outside_.data(), false);
+  staging_ = std::make_shared<Staging>(ground(), std::move(plan), 1, outside_.data(), false, nullptr);
   staging_->register_memory(options_.register_slots);  // here, so that a requirement that is not met throws
   thread_.emplace(*device_, *storage_, options_.end_timeout);
   thread_->start(*staging_);
@@ -125,13 +132,15 @@ StreamerCore::~StreamerCore() {
   if (storage_hangs_) (void)storage_.release();  // its end would wait for the reads
 }
 
-Plan StreamerCore::make_plan_for(const Budget& budget) const {
+Plan StreamerCore::make_plan_for(const Budget& budget, const TensorHomes* held) const {
   return make_plan(table_, budget, {},
                    {.reads_land = device_->traits().reads_land,
                     .is_host = device_->traits().is_host,
+                    .allocation_bytes = device_->traits().allocation_bytes,
                     .max_slots = options_.max_slots,
                     .request_bytes = options_.request_bytes,
-                    .layer_seconds = {}});
+                    .layer_seconds = {},
+                    .held = held});
 }
 
 StagingGround StreamerCore::ground() {
@@ -142,10 +151,10 @@ StagingGround StreamerCore::ground() {
           .pinned = pinned_,
           .page_cache = page_cache_,
           .make_pages =
-              [this](const Plan& plan) {
-                return std::make_unique<FilePageCache>(table_, plan, *device_, page_cache_,
-                                                       options_.lock_pages,
-                                                       [storage = storage_.get()] { storage->wake(); });
+              [this](const Plan& plan, PageCache* before) {
+                return std::make_unique<FilePageCache>(
+                    table_, plan, *device_, page_cache_, options_.lock_pages,
+                    [storage = storage_.get()] { storage->wake(); }, static_cast<FilePageCache*>(before));
               },
           .clock = clock_,
           .trace = trace_,
@@ -182,7 +191,7 @@ void StreamerCore::close() {
   if (const std::uint32_t leases = staging_->hand_off().leases(); leases != 0) {
     throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before close()", leases));
   }
-  if (held() != Budget{}) {
+  if (held() != Budget{} || leases_of_before()) {
     throw Error(Errc::kLeasesOutstanding,
                 "leases of before the budget was changed are out; end them before close()");
   }
@@ -199,7 +208,10 @@ void StreamerCore::close() {
   }
   state_ = State::kClosed;
   thread_.reset();
-  if (hang_.empty()) staging_->retire();
+  if (hang_.empty()) {
+    staging_->retire();
+    staging_->free_kept(false);
+  }
   outside_ = {};
   outside_reservation_ = {};
   if (!hang_.empty()) (void)storage_.release();  // somebody may still tell it of a copy
@@ -213,7 +225,7 @@ void StreamerCore::refuse_unless_running() const {
 
 // --- Changes of the budget ---
 
-/// What leases hold that were given before the last change.
+/// What leases hold that were given before the last change, and that the present Staging does not have.
 Budget StreamerCore::held() const noexcept {
   Budget now = staging_->is_retired() ? Budget{} : staging_->plan().used;
   if (!staging_->is_retired()) now.pinned += staging_->ram().reserved_bytes();
@@ -223,7 +235,14 @@ Budget StreamerCore::held() const noexcept {
           .page_cache = page_cache_.used_bytes() - now.page_cache};
 }
 
-/// Brings what is under way to its end and frees all that no lease uses.
+bool StreamerCore::leases_of_before() const noexcept {
+  return std::ranges::any_of(before_, [](const std::weak_ptr<Staging>& before) {
+    const std::shared_ptr<Staging> staging = before.lock();
+    return staging && staging->hand_off().leases() != 0;
+  });
+}
+
+/// Brings what is under way to its end and frees all that no lease uses, nor the next Staging may.
 void StreamerCore::end_staging() {
   stop();
   if (!hang_.empty()) {
@@ -232,15 +251,23 @@ void StreamerCore::end_staging() {
     throw error;
   }
   if (staging_->is_retired()) return;
-  outside_is_there_ = outside_is_there_ || staging_->loop().outside_is_there();
+  outside_is_there_ = outside_is_there_ || staging_->loop().is_there(layer_count());
   staging_->retire();
+  std::erase_if(before_, [](const std::weak_ptr<Staging>& before) { return before.expired(); });
+  before_.push_back(staging_);
 }
 
 void StreamerCore::begin_staging(Plan plan) {
   const std::shared_ptr<Staging> before = std::move(staging_);
   staging_ = before;  // in case the next cannot be made
-  auto next = std::make_shared<Staging>(ground(), std::move(plan), before->generation() + 1, outside_.data(),
-                                        outside_is_there_);
+  std::shared_ptr<Staging> next;
+  try {
+    next = std::make_shared<Staging>(ground(), std::move(plan), before->generation() + 1, outside_.data(),
+                                     outside_is_there_, before.get());
+  } catch (...) {
+    before->free_kept(false);
+    throw;
+  }
   next->hand_off().carry_on(before->hand_off());
   staging_ = std::move(next);
   populating_ = std::jthread([staging = staging_.get()](auto stop) { staging->populate(stop); });
@@ -249,24 +276,26 @@ void StreamerCore::begin_staging(Plan plan) {
 }
 
 /// As much of the budget as leases of before leave. Where that is too little, nothing is staged until they
-/// end.
+/// end. `staging_` is retired.
 void StreamerCore::begin_staging_in_room() {
-  const Budget taken = held();
-  const Budget& all = options_.budget;
-  const Budget room{.gpu = all.gpu - std::min(all.gpu, taken.gpu),
-                    .pinned = all.pinned - std::min(all.pinned, taken.pinned),
-                    .page_cache = all.page_cache - std::min(all.page_cache, taken.page_cache)};
-  is_crowded_ = taken != Budget{};
+  const Budget kept = staging_->kept();
+  const Budget taken = less(held(), kept);
+  is_crowded_ = taken != Budget{} || leases_of_before();
+  TensorHomes homes = all_streamed(table_);
+  for (const std::weak_ptr<Staging>& before : before_) {
+    if (const std::shared_ptr<Staging> staging = before.lock()) staging->add_held(homes);
+  }
   std::optional<Plan> plan;
   try {
-    plan = make_plan_for(room);
+    plan = make_plan_for(less(options_.budget, taken), is_crowded_ ? &homes : nullptr);
+    Budget needed = less(plan->used, kept);
+    needed.gpu -= std::min(needed.gpu, outside_reservation_.bytes());
+    refuse_more_than_there_is(needed, *device_);
   } catch (const Error& error) {
+    staging_->free_kept(true);
     if (is_crowded_ && error.errc() == Errc::kBudgetTooSmall) return;
     throw;
   }
-  Budget needed = plan->used;
-  needed.gpu -= outside_reservation_.bytes();
-  refuse_more_than_there_is(needed, *device_);
   begin_staging(std::move(*plan));
 }
 
@@ -279,15 +308,16 @@ Budget StreamerCore::set_budget(const Budget& budget) {
   gpu_.set_limit(budget.gpu);
   pinned_.set_limit(budget.pinned);
   page_cache_.set_limit(budget.page_cache);
-  const Budget outstanding = held();
   if (state_ == State::kRunning) begin_staging_in_room();
-  return outstanding;
+  return held();
 }
 
 Budget StreamerCore::park() {
   const std::scoped_lock lock(staging_mutex_);
   refuse_unless_running();
   end_staging();
+  staging_->free_kept(true);
+  before_.clear();  // the next Staging takes nothing over
   state_ = State::kParked;
   outside_ = {};
   outside_reservation_ = {};
@@ -367,7 +397,7 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
   device_->refuse_capture(stream);
   const std::scoped_lock staging_lock(staging_mutex_);
   refuse_unless_running();
-  if (is_crowded_ && held() == Budget{}) {
+  if (is_crowded_ && held() == Budget{} && !leases_of_before()) {
     end_staging();
     begin_staging_in_room();
   }

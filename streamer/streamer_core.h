@@ -77,7 +77,7 @@ class StreamerCore {
   std::shared_ptr<Staging> staging() const noexcept;
   std::shared_ptr<Staging> staging_to_acquire_from();
 
-  Plan make_plan_for(const Budget& budget) const;
+  Plan make_plan_for(const Budget& budget, const TensorHomes* held = nullptr) const;
   StagingGround ground();
   // With the staging's mutex held.
   void allocate_outside(const Plan& plan);
@@ -86,6 +86,7 @@ class StreamerCore {
   void end_staging();
   void refuse_unless_running() const;
   Budget held() const noexcept;
+  bool leases_of_before() const noexcept;
   void wait_for(HandOff& hand_off, std::uint32_t layer, const Event* ready, Stream stream);
   /// With the mutex held.
   StreamerStats counted(Staging& staging) const;
@@ -106,10 +107,11 @@ class StreamerCore {
   Reservation outside_reservation_;
   DeviceMemory outside_;
   bool outside_is_there_ = false;
-  mutable std::mutex staging_mutex_;  // guards the next, and changes of it as a whole
-  std::shared_ptr<Staging> staging_;  // never null; retired while parked, closed, or without room
-  bool is_crowded_ = false;           // leases of before a change of the budget took part of it
-  std::string hang_;                  // why something under way did not end; then nothing is freed any more
+  mutable std::mutex staging_mutex_;            // guards the next, and changes of it as a whole
+  std::shared_ptr<Staging> staging_;            // never null; retired while parked, closed, or without room
+  std::vector<std::weak_ptr<Staging>> before_;  // whose leases may use what staging_ has taken over
+  bool is_crowded_ = false;                     // leases of before a change of the budget took part of it
+  std::string hang_;  // why something under way did not end; then nothing is freed any more
   bool storage_hangs_ = false;
   PageCacheStatus final_pages_;  // once closed
   StoragePath final_path_;       // once closed

@@ -1,6 +1,7 @@
 #include <tierstream/tiers/chunk_set.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace tierstream {
 
@@ -8,16 +9,46 @@ ChunkSet::ChunkSet(std::span<const SourceFile> files, std::uint64_t chunk_bytes)
   files_.reserve(files.size());
   for (const SourceFile& file : files) {
     const std::uint64_t chunks = (file.info.bytes + chunk_bytes_ - 1) / chunk_bytes_;
-    files_.push_back({file.info.bytes, std::vector<bool>(chunks)});
+    files_.push_back({file.info.bytes, std::vector<std::uint8_t>(chunks)});
   }
 }
 
-bool ChunkSet::insert(std::uint32_t file, std::uint64_t chunk) {
-  auto place = files_[file].chunks[chunk];
-  if (place) return false;
-  place = true;
-  bytes_ += bytes_of(file, chunk);
-  return true;
+ChunkSpan ChunkSet::chunks_of(const FileExtent& extent, std::uint64_t bytes) const noexcept {
+  return {extent.file, chunk_of(extent.offset), chunk_of(extent.offset + bytes - 1)};
+}
+
+std::uint64_t ChunkSet::missing_bytes(const ChunkSpan& span) const {
+  std::uint64_t bytes = 0;
+  for (std::uint64_t chunk = span.first; chunk <= span.last; ++chunk) {
+    if (!contains(span.file, chunk)) bytes += bytes_of(span.file, chunk);
+  }
+  return bytes;
+}
+
+std::uint64_t ChunkSet::insert(const ChunkSpan& span) {
+  std::vector<std::uint8_t>& chunks = files_[span.file].chunks;
+  std::uint64_t bytes = 0;
+  for (std::uint64_t chunk = span.first; chunk <= span.last; ++chunk) {
+    if (std::exchange(chunks[chunk], std::uint8_t{1}) == 0) bytes += bytes_of(span.file, chunk);
+  }
+  bytes_ += bytes;
+  return bytes;
+}
+
+void ChunkSet::keep_only(const ChunkSet& others) {
+  bytes_ = 0;
+  for (std::uint32_t file = 0; file < files_.size(); ++file) {
+    std::vector<std::uint8_t>& chunks = files_[file].chunks;
+    for (std::uint64_t chunk = 0; chunk < chunks.size(); ++chunk) {
+      chunks[chunk] &= others.files_[file].chunks[chunk];
+      if (chunks[chunk] != 0) bytes_ += bytes_of(file, chunk);
+    }
+  }
+}
+
+void ChunkSet::clear() noexcept {
+  for (File& file : files_) std::ranges::fill(file.chunks, std::uint8_t{0});
+  bytes_ = 0;
 }
 
 bool ChunkSet::covers(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const {
@@ -25,16 +56,12 @@ bool ChunkSet::covers(std::uint32_t file, std::uint64_t begin, std::uint64_t end
 }
 
 std::uint64_t ChunkSet::stretch_end(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const {
-  const std::vector<bool>& chunks = files_[file].chunks;
+  const std::vector<std::uint8_t>& chunks = files_[file].chunks;
   std::uint64_t chunk = begin / chunk_bytes_;
-  const bool inside = chunk < chunks.size() && chunks[chunk];
+  const bool inside = chunk < chunks.size() && chunks[chunk] != 0;
   // Direct reads may reach past the file's end: nothing is kept there.
-  while (chunk * chunk_bytes_ < end && (chunk < chunks.size() && chunks[chunk]) == inside) ++chunk;
+  while (chunk * chunk_bytes_ < end && (chunk < chunks.size() && chunks[chunk] != 0) == inside) ++chunk;
   return std::min(end, chunk * chunk_bytes_);
-}
-
-std::uint64_t ChunkSet::bytes_of(std::uint32_t file, std::uint64_t chunk) const {
-  return std::min(chunk_bytes_, files_[file].bytes - chunk * chunk_bytes_);
 }
 
 std::vector<ChunkSet::Range> ChunkSet::ranges() const {

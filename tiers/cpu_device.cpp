@@ -143,7 +143,8 @@ class CpuDevice final : public Device {
       : traits_{.name = "cpu",
                 .reads_land = options.reads_land,
                 .is_host = true,
-                .memory_alignment = kSlotAlignment} {}
+                .memory_alignment = kSlotAlignment,
+                .allocation_bytes = kSlotAlignment} {}
 
   const DeviceTraits& traits() const override { return traits_; }
 

@@ -26,6 +26,23 @@ struct Piece {
   std::uint64_t end() const { return offset + bytes; }
 };
 
+/// File bytes of one tensor, in an order in which tied tensors and those that follow each other are
+/// neighbours.
+struct Source {
+  std::uint32_t file;
+  std::uint64_t offset;
+  std::uint64_t bytes;
+  std::size_t tensor;
+
+  std::uint64_t end() const { return offset + bytes; }
+  bool is_same(const Source& before) const {
+    return file == before.file && offset == before.offset && bytes == before.bytes;
+  }
+  bool follows(const Source& before) const { return file == before.file && offset == before.end(); }
+  bool keeps_alignment(const Source& first) const { return (offset - first.offset) % kTensorAlignment == 0; }
+  auto operator<=>(const Source&) const = default;
+};
+
 std::uint64_t direct_alignment(const SourceFile& file) {
   return std::max(file.info.offset_alignment, file.info.memory_alignment);
 }
@@ -35,7 +52,12 @@ class LayoutBuilder {
  public:
   LayoutBuilder(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                 const LayerPart& part)
-      : layer_(layer), files_(files), rules_(rules), part_(part) {
+      : layer_(layer),
+        files_(files),
+        rules_(rules),
+        part_(part),
+        is_apart_(part.home == TensorHome::kResident),
+        alignment_(is_apart_ ? kSlotAlignment : kTensorAlignment) {
     layout_.tensor_offsets.resize(layer.tensors.size());
   }
 
@@ -58,100 +80,79 @@ class LayoutBuilder {
 
  private:
   bool is_of_part(std::size_t index) const {
-    return tensor(index).bytes != 0 && (part_.homes.empty() || part_.homes[index] == part_.home);
+    return layer_.tensors[index].bytes != 0 && (part_.homes.empty() || part_.homes[index] == part_.home);
   }
-  const TensorSpec& tensor(std::size_t index) const { return layer_.tensors[index]; }
-  const FileExtent& extent(std::size_t index) const { return std::get<FileExtent>(tensor(index).source); }
-  std::uint64_t end_of(std::size_t index) const { return extent(index).offset + tensor(index).bytes; }
-
-  bool adjoins(std::size_t left, std::size_t right) const {
-    return extent(left).file == extent(right).file && end_of(left) == extent(right).offset;
-  }
-  bool can_land(std::size_t index) const {
-    return rules_.reads_land && extent(index).offset % kLandedTensorAlignment == 0 &&
-           direct_alignment(files_[extent(index).file]) <= kSlotAlignment;
+  bool can_land(const Source& source) const {
+    return rules_.reads_land && source.offset % kLandedTensorAlignment == 0 &&
+           direct_alignment(files_[source.file]) <= kSlotAlignment;
   }
 
   void place_file_tensors() {
-    std::vector<std::size_t> order;
-    order.reserve(layer_.tensors.size());
+    std::vector<Source> sources;
+    sources.reserve(layer_.tensors.size());
     for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
-      if (is_of_part(i) && std::holds_alternative<FileExtent>(tensor(i).source)) order.push_back(i);
-    }
-    if (order.empty()) return;
-    const auto place = [&](std::size_t i) {
-      return std::tuple(extent(i).file, extent(i).offset, tensor(i).bytes);
-    };
-    // Most come in this order, and to see that is quicker than to sort.
-    if (!std::ranges::is_sorted(order, {}, place)) std::ranges::sort(order, {}, place);
-    // Tied tensors: the first is loaded, the others share its place.
-    std::vector<std::pair<std::size_t, std::size_t>> tied;
-    std::vector<std::size_t> loaded;
-    loaded.reserve(order.size());
-    for (std::size_t i : order) {
-      if (!loaded.empty() && same_bytes(loaded.back(), i)) {
-        tied.emplace_back(i, loaded.back());
-      } else {
-        loaded.push_back(i);
+      const auto* extent = std::get_if<FileExtent>(&layer_.tensors[i].source);
+      if (extent != nullptr && is_of_part(i)) {
+        sources.push_back({extent->file, extent->offset, layer_.tensors[i].bytes, i});
       }
     }
-    for (std::size_t begin = 0; begin < loaded.size();) {
+    // Most come in this order, and to see that is quicker than to sort.
+    if (!std::ranges::is_sorted(sources)) std::ranges::sort(sources);
+    pieces_.reserve(sources.size());
+    for (std::size_t begin = 0; begin < sources.size();) {
       std::size_t end = begin + 1;
-      const bool lands = can_land(loaded[begin]);
-      while (end < loaded.size() && adjoins(loaded[end - 1], loaded[end]) && can_land(loaded[end]) == lands &&
-             (lands || keeps_alignment(loaded[begin], loaded[end]))) {
+      const bool lands = can_land(sources[begin]);
+      while (end < sources.size() && can_land(sources[end]) == lands &&
+             (sources[end].is_same(sources[end - 1]) ||
+              (!is_apart_ && sources[end].follows(sources[end - 1]) &&
+               (lands || sources[end].keeps_alignment(sources[begin]))))) {
         ++end;
       }
-      const std::span run(loaded.data() + begin, end - begin);
+      const auto run = std::span(sources).subspan(begin, end - begin);
       lands ? land(run) : copy_through_ring(run);
       begin = end;
     }
-    for (const auto& [index, owner] : tied) layout_.tensor_offsets[index] = layout_.tensor_offsets[owner];
-  }
-
-  bool same_bytes(std::size_t a, std::size_t b) const {
-    return extent(a).file == extent(b).file && extent(a).offset == extent(b).offset &&
-           tensor(a).bytes == tensor(b).bytes;
-  }
-  bool keeps_alignment(std::size_t first, std::size_t next) const {
-    return (extent(next).offset - extent(first).offset) % kTensorAlignment == 0;
   }
 
   /// The run's aligned span is read into the slot as it stands in the file; nothing else lies in its margins.
-  void land(std::span<const std::size_t> run) {
-    const FileExtent& first = extent(run.front());
-    const std::uint64_t alignment = direct_alignment(files_[first.file]);
-    const std::uint64_t begin = align_down(first.offset, alignment);
-    const std::uint64_t end = align_up(end_of(run.back()), alignment);
+  void land(std::span<const Source> run) {
+    const std::uint64_t alignment = direct_alignment(files_[run.front().file]);
+    const std::uint64_t begin = align_down(run.front().offset, alignment);
+    const std::uint64_t end = align_up(run.back().end(), alignment);
     // At least the alignment of copied tensors, so that a run of them can follow; the span keeps its place
     // relative to the file's alignment only if it starts at a multiple of it.
-    const std::uint64_t base = align_up(cursor_, std::max(alignment, kTensorAlignment));
-    for (std::size_t i : run) layout_.tensor_offsets[i] = base + (extent(i).offset - begin);
-    landing_spans_.push_back({first.file, begin, end - begin, base});
-    cursor_ = base + (end - begin);
+    const std::uint64_t base = align_up(cursor_, std::max(alignment, alignment_));
+    for (const Source& source : run) layout_.tensor_offsets[source.tensor] = base + (source.offset - begin);
+    landing_spans_.push_back({run.front().file, begin, end - begin, base});
+    take(base, end - begin);
   }
 
-  void copy_through_ring(std::span<const std::size_t> run) {
-    const FileExtent& first = extent(run.front());
-    const std::uint64_t base = align_up(cursor_, kTensorAlignment);
-    for (std::size_t i : run) layout_.tensor_offsets[i] = base + (extent(i).offset - first.offset);
-    const std::uint64_t bytes = end_of(run.back()) - first.offset;
+  void copy_through_ring(std::span<const Source> run) {
+    const Source& first = run.front();
+    const std::uint64_t base = align_up(cursor_, alignment_);
+    for (const Source& source : run)
+      layout_.tensor_offsets[source.tensor] = base + (source.offset - first.offset);
+    const std::uint64_t bytes = run.back().end() - first.offset;
     pieces_.push_back({first.file, first.offset, bytes, base});
-    cursor_ = base + bytes;
+    take(base, bytes);
   }
 
   void place_memory_tensors() {
     std::map<std::pair<const std::byte*, std::uint64_t>, std::uint64_t> placed;  // tied tensors share
     for (std::size_t i = 0; i < layer_.tensors.size(); ++i) {
-      const auto* source = std::get_if<const std::byte*>(&tensor(i).source);
+      const auto* source = std::get_if<const std::byte*>(&layer_.tensors[i].source);
       if (source == nullptr || !is_of_part(i)) continue;
-      const std::uint64_t base = align_up(cursor_, kTensorAlignment);
-      const auto [place, is_new] = placed.try_emplace({*source, tensor(i).bytes}, base);
+      const std::uint64_t base = align_up(cursor_, alignment_);
+      const auto [place, is_new] = placed.try_emplace({*source, layer_.tensors[i].bytes}, base);
       layout_.tensor_offsets[i] = place->second;
       if (!is_new) continue;
-      layout_.memory_copies.push_back({*source, base, tensor(i).bytes});
-      cursor_ = base + tensor(i).bytes;
+      layout_.memory_copies.push_back({*source, base, layer_.tensors[i].bytes});
+      take(base, layer_.tensors[i].bytes);
     }
+  }
+
+  void take(std::uint64_t base, std::uint64_t bytes) {
+    cursor_ = base + (is_apart_ ? allocated_bytes(bytes, rules_.allocation_bytes) : bytes);
   }
 
   /// Chunks follow every file's alignment, so reads may begin and end at their edges.
@@ -164,19 +165,14 @@ class LayoutBuilder {
       for (std::uint64_t begin = piece.offset, end = 0; begin < piece.end(); begin = end) {
         end = cached.stretch_end(piece.file, begin, piece.end());
         const Piece stretch{piece.file, begin, end - begin, piece.slot_offset + (begin - piece.offset)};
-        cached.contains(piece.file, cached.chunk_of(begin)) ? copy_mapped(stretch) : rest.push_back(stretch);
+        if (cached.contains(piece.file, cached.chunk_of(begin))) {
+          layout_.mapped_copies.push_back({stretch.file, begin, stretch.slot_offset, stretch.bytes});
+        } else {
+          rest.push_back(stretch);
+        }
       }
     }
     pieces_ = std::move(rest);
-  }
-
-  void copy_mapped(const Piece& stretch) {
-    const std::uint64_t window = part_.cached->window_bytes();
-    for (std::uint64_t from = stretch.offset, to = 0; from < stretch.end(); from = to) {
-      to = std::min(stretch.end(), (from / window + 1) * window);
-      layout_.mapped_copies.push_back(
-          {stretch.file, from, stretch.slot_offset + (from - stretch.offset), to - from});
-    }
   }
 
   void append_reads(std::vector<FileRead>& reads, std::uint32_t file, std::uint64_t begin, std::uint64_t end,
@@ -193,7 +189,10 @@ class LayoutBuilder {
   /// Walks the pieces in file order, joins those whose gap is cheaper to read than to skip, and packs the
   /// joined spans into blocks one behind the other.
   void cut_fills() {
-    std::uint64_t block_used = rules_.block_bytes;  // "full": the first span opens a block
+    std::uint64_t piece_bytes = 0;
+    for (const Piece& piece : pieces_) piece_bytes += piece.bytes;
+    layout_.fills.reserve(piece_bytes / rules_.block_bytes + 1);  // and a few more where gaps are read
+    std::uint64_t block_used = rules_.block_bytes;                // "full": the first span opens a block
     for (std::size_t first = 0; first < pieces_.size();) {
       std::size_t last = first;
       while (last + 1 < pieces_.size() && pieces_[last + 1].file == pieces_[first].file &&
@@ -247,6 +246,8 @@ class LayoutBuilder {
   std::span<const SourceFile> files_;
   const LayoutRules& rules_;
   const LayerPart& part_;
+  const bool is_apart_;
+  const std::uint64_t alignment_;  // of what is copied
   LayerLayout layout_;
   std::vector<Piece> landing_spans_;
   std::vector<Piece> pieces_;
@@ -280,6 +281,10 @@ std::uint64_t LayerLayout::mapped_bytes() const {
   std::uint64_t sum = 0;
   for (const MappedCopy& copy : mapped_copies) sum += copy.bytes;
   return sum;
+}
+
+std::uint64_t allocated_bytes(std::uint64_t bytes, std::uint64_t allocation_bytes) {
+  return align_up(bytes, bytes <= allocation_bytes / 2 ? kSlotAlignment : allocation_bytes);
 }
 
 LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,

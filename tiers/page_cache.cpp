@@ -100,6 +100,10 @@ class FileMapping {
     return pages ? pages->all() : unknown;
   }
 
+  void drop(std::uint64_t begin, std::uint64_t bytes) const noexcept {
+    ::posix_fadvise(file_, static_cast<off_t>(begin), static_cast<off_t>(bytes), POSIX_FADV_DONTNEED);
+  }
+
   /// Brings file bytes into the page cache.
   void read(std::uint64_t begin, std::uint64_t end, std::span<std::byte> scratch) const {
     while (begin < end) {
@@ -150,22 +154,34 @@ const char* mapped_file_at(const void* address) noexcept {
 class FilePageCache::Loader {
  public:
   Loader(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
-         std::function<void()> on_progress)
+         std::function<void()> on_progress, Loader* before)
       : device_(device),
         locks_(locks),
-        reservation_(budget.reserve(plan.page_cache.bytes(), "the kept pages")),
         on_progress_(std::move(on_progress)),
         mappings_(table.files.size()),
+        brought_(plan.page_cache),
         layers_(table.layers.size()) {
-    for (const ChunkSet::Range& range : plan.page_cache.ranges()) {
-      if (!mappings_[range.file])
-        mappings_[range.file] = std::make_unique<FileMapping>(table.files[range.file]);
-      Run& run = runs_.emplace_back();
-      run.range = range;
+    brought_.clear();
+    const std::vector<ChunkSet::Range> ranges = plan.page_cache.ranges();
+    for (const ChunkSet::Range& range : ranges) {
+      std::shared_ptr<FileMapping>& mapping = mappings_[range.file];
+      if (!mapping && before != nullptr) mapping = before->mappings_[range.file];
+      if (!mapping) mapping = std::make_shared<FileMapping>(table.files[range.file]);
     }
+    std::deque<Run> left;
+    if (before != nullptr) {
+      brought_ = before->brought_;
+      brought_.keep_only(plan.page_cache);
+      left = before->give_up(plan.page_cache);
+    }
+    reservation_ = budget.reserve(plan.page_cache.bytes(), "the kept pages");
+    for (const ChunkSet::Range& range : ranges) add_runs(range, left);
+    left.clear();  // what it still has registered would be in the way of the new runs
     for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) find_runs_of(table, plan, layer);
     for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) {
-      for (const std::size_t run : layers_[layer].runs) queue(run);
+      for (const std::size_t run : layers_[layer].runs) {
+        if (!runs_[run].is_ready) queue(run);
+      }
     }
     if (runs_.empty()) return;
     for (std::size_t i = 0; i < kThreads; ++i) {
@@ -215,6 +231,27 @@ class FilePageCache::Loader {
     return mappings_[file]->data() + offset;
   }
 
+  void split_at_edges(std::vector<MappedCopy>& copies) const {
+    std::vector<MappedCopy> split;
+    split.reserve(copies.size());
+    for (MappedCopy copy : copies) {
+      for (auto run = run_at(copy.file, copy.offset); copy.bytes != 0; ++run) {
+        const std::uint64_t bytes = std::min(copy.bytes, run->range.end - copy.offset);
+        split.push_back({copy.file, copy.offset, copy.slot_offset, bytes});
+        copy = {copy.file, copy.offset + bytes, copy.slot_offset + bytes, copy.bytes - bytes};
+      }
+    }
+    copies = std::move(split);
+  }
+
+  void drop() noexcept {
+    ChunkSet none = brought_;
+    none.clear();
+    (void)give_up(none);
+  }
+
+  std::uint64_t reserved_bytes() const noexcept { return reservation_.bytes(); }
+
   void check_files() const {
     for (const auto& mapping : mappings_) {
       if (mapping) mapping->check_unchanged();
@@ -247,6 +284,8 @@ class FilePageCache::Loader {
     HostRegistration registration;
     std::vector<std::uint32_t> layers;
   };
+  /// Shared, because leases use tensors where they are mapped.
+  using Mappings = std::vector<std::shared_ptr<FileMapping>>;
   struct LayerState {
     std::atomic<State> state = State::kReady;
     std::atomic<std::uint64_t> read_bytes = 0;
@@ -254,15 +293,68 @@ class FilePageCache::Loader {
     std::vector<std::size_t> runs;
   };
 
+  /// Ends the threads, lets go of pages that `next` does not keep, and returns the runs that are ready.
+  std::deque<Run> give_up(const ChunkSet& next) {
+    threads_.clear();
+    reservation_ = {};
+    const auto visit_outside = [&](const ChunkSet::Range& range, auto visit) {
+      for (std::uint64_t from = range.begin, to = 0; from < range.end; from = to) {
+        to = next.stretch_end(range.file, from, range.end);
+        if (!next.contains(range.file, next.chunk_of(from))) visit(from, to - from);
+      }
+    };
+    for (Run& run : runs_) {
+      visit_outside(run.range, [&](std::uint64_t begin, std::uint64_t bytes) {
+        run.registration = {};  // it holds the pages
+        auto* const pages = const_cast<std::byte*>(address(run.range.file, begin));
+        if (run.is_locked) ::munlock(pages, bytes);
+        ::madvise(pages, bytes, MADV_DONTNEED);  // takes them out of this process alone ...
+      });
+    }
+    for (const ChunkSet::Range& range : brought_.ranges()) {
+      visit_outside(range, [&](std::uint64_t begin, std::uint64_t bytes) {
+        mappings_[range.file]->drop(begin, bytes);  // ... and this out of the system's cache
+      });
+    }
+    brought_.clear();
+    std::erase_if(runs_, [](const Run& run) { return !run.is_ready; });
+    return std::exchange(runs_, {});
+  }
+
+  /// Those of `left` that lie whole in `range`, and new ones between them.
+  void add_runs(const ChunkSet::Range& range, std::deque<Run>& left) {
+    const auto add_new = [&](std::uint64_t begin, std::uint64_t end) {
+      if (begin != end) runs_.emplace_back().range = {range.file, begin, end};
+    };
+    std::uint64_t begin = range.begin;
+    for (Run& run : left) {
+      if (run.range.file != range.file || run.range.begin < begin || range.end < run.range.end) continue;
+      add_new(begin, run.range.begin);
+      begin = run.range.end;
+      if (run.is_locked) status_.locked_bytes += begin - run.range.begin;
+      if (run.registration) status_.registered_bytes += begin - run.range.begin;
+      run.layers.clear();
+      runs_.push_back(std::move(run));
+    }
+    add_new(begin, range.end);
+  }
+
+  /// The first run that ends behind `offset`.
+  std::deque<Run>::const_iterator run_at(std::uint32_t file, std::uint64_t offset) const {
+    return std::ranges::upper_bound(runs_, std::pair(file, offset), {},
+                                    [](const Run& run) { return std::pair(run.range.file, run.range.end); });
+  }
+
   void find_runs_of(const LayerTable& table, const Plan& plan, std::uint32_t layer) {
+    LayerState& own = layers_[layer];
     const auto add = [&](std::uint32_t file, std::uint64_t begin, std::uint64_t end) {
-      for (std::size_t i = 0; i < runs_.size(); ++i) {
-        const ChunkSet::Range& range = runs_[i].range;
-        if (range.file != file || range.end <= begin || end <= range.begin) continue;
-        if (std::ranges::find(layers_[layer].runs, i) != layers_[layer].runs.end()) continue;
-        layers_[layer].runs.push_back(i);
+      for (auto i = static_cast<std::size_t>(run_at(file, begin) - runs_.begin());
+           i < runs_.size() && runs_[i].range.file == file && runs_[i].range.begin < end; ++i) {
+        if (std::ranges::find(own.runs, i) != own.runs.end()) continue;
+        own.runs.push_back(i);
         runs_[i].layers.push_back(layer);
-        layers_[layer].state = State::kComing;
+        if (!runs_[i].is_ready) own.state = State::kComing;
+        own.is_registered = own.is_registered && (!runs_[i].is_ready || runs_[i].registration);
       }
     };
     for (const MappedCopy& copy : plan.layers[layer].mapped_copies) {
@@ -290,7 +382,7 @@ class FilePageCache::Loader {
     } catch (const Error&) {           // what then fails to register is recorded there
     }
     std::unique_lock lock(mutex_);
-    while (work_to_do_.wait(lock, stop, [this] { return !queue_.empty(); })) {
+    while (work_to_do_.wait(lock, stop, [this] { return !queue_.empty(); }) && !stop.stop_requested()) {
       const std::size_t index = queue_.front();
       Run& run = runs_[index];
       const std::uint64_t begin = run.next_piece;
@@ -310,7 +402,10 @@ class FilePageCache::Loader {
       }
       lock.lock();
       --run.under_way;
-      if (!is_there && !error) count_read(run, end - begin, looks_for_lost);
+      if (!is_there && !error) {
+        count_read(run, end - begin, looks_for_lost);
+        brought_.insert({run.range.file, brought_.chunk_of(begin), brought_.chunk_of(end - 1)});
+      }
       if (looks_for_lost) continue;  // a page that cannot be read again faults in, or fails, where it is used
       if (error && !run.error) {
         run.error = error;
@@ -390,9 +485,10 @@ class FilePageCache::Loader {
   const bool locks_;
   Reservation reservation_;
   const std::function<void()> on_progress_;
-  std::vector<std::unique_ptr<FileMapping>> mappings_;  // by file; null: nothing of it is kept
+  Mappings mappings_;  // by file; null: nothing of it is kept
+  ChunkSet brought_;   // into the page cache, where they were not
   std::deque<LayerState> layers_;
-  std::deque<Run> runs_;
+  std::deque<Run> runs_;  // in the order of files and offsets
 
   mutable std::mutex mutex_;
   std::condition_variable_any work_to_do_;
@@ -402,8 +498,9 @@ class FilePageCache::Loader {
 };
 
 FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
-                             bool locks, std::function<void()> on_progress)
-    : loader_(std::make_unique<Loader>(table, plan, device, budget, locks, std::move(on_progress))) {}
+                             bool locks, std::function<void()> on_progress, FilePageCache* before)
+    : loader_(std::make_unique<Loader>(table, plan, device, budget, locks, std::move(on_progress),
+                                       before != nullptr ? before->loader_.get() : nullptr)) {}
 
 FilePageCache::~FilePageCache() = default;
 
@@ -419,8 +516,11 @@ std::uint64_t FilePageCache::take_read_bytes(std::uint32_t layer) noexcept {
 const std::byte* FilePageCache::address(std::uint32_t file, std::uint64_t offset) const noexcept {
   return loader_->address(file, offset);
 }
+void FilePageCache::split_at_edges(std::vector<MappedCopy>& copies) const { loader_->split_at_edges(copies); }
+std::uint64_t FilePageCache::reserved_bytes() const noexcept { return loader_->reserved_bytes(); }
 void FilePageCache::check_files() const { loader_->check_files(); }
 void FilePageCache::find_lost() { loader_->find_lost(); }
 PageCacheStatus FilePageCache::status() const { return loader_->status(); }
+void FilePageCache::drop() noexcept { loader_->drop(); }
 
 }  // namespace tierstream

@@ -6,7 +6,9 @@
 #include <array>
 #include <bit>
 #include <numeric>
+#include <optional>
 #include <queue>
+#include <string_view>
 #include <utility>
 
 namespace tierstream {
@@ -43,15 +45,20 @@ std::uint64_t count_fills(const Plan& plan) {
 /// Throws when a tier cannot hold what it needs at least; one message for all tiers.
 void refuse_shortage(const Plan& plan, const Budget& budget, const std::string& largest_layer) {
   std::string shortage;
-  if (budget.gpu < plan.minimum.gpu) {
-    shortage += fmt::format(
-        "gpu needs at least {} bytes ({} outside the layers and one slot of {} for {}), has {}",
-        plan.minimum.gpu, plan.outside.slot_bytes, plan.largest_slot_bytes, largest_layer, budget.gpu);
-  }
-  if (budget.pinned < plan.minimum.pinned) {
-    shortage += fmt::format("{}pinned needs at least {} bytes ({} blocks of one read), has {}",
-                            shortage.empty() ? "" : "; ", plan.minimum.pinned, kMinimumBlocks, budget.pinned);
-  }
+  const auto add = [&](std::string_view tier, std::uint64_t needed, const std::string& what,
+                       std::uint64_t has) {
+    if (has >= needed) return;
+    shortage += fmt::format("{}{} needs at least {} bytes ({}), has {}", shortage.empty() ? "" : "; ", tier,
+                            needed, what, has);
+  };
+  const std::uint64_t held = plan.minimum.gpu - plan.outside.slot_bytes - plan.largest_slot_bytes;
+  add("gpu", plan.minimum.gpu,
+      fmt::format("{} outside the layers and one slot of {} for {}{}", plan.outside.slot_bytes,
+                  plan.largest_slot_bytes, largest_layer,
+                  held == 0 ? "" : fmt::format("; {} that leases hold", held)),
+      budget.gpu);
+  add("pinned", plan.minimum.pinned, fmt::format("{} blocks of one read", kMinimumBlocks), budget.pinned);
+  add("page_cache", plan.minimum.page_cache, "what leases hold", budget.page_cache);
   if (!shortage.empty()) throw Error(Errc::kBudgetTooSmall, "budget too small: " + shortage);
 }
 
@@ -73,13 +80,16 @@ void refuse_options(const LayerTable& table, const PlanOptions& options) {
 /// above: what is laid out in the end takes no more.
 class ResidentSearch {
  public:
-  /// `slot_bytes`: by layer, with nothing resident yet.
-  ResidentSearch(std::vector<std::uint64_t> slot_bytes, const TensorHomes& homes, const PlanOptions& options)
+  /// `slot_bytes`: by layer, with no more resident yet than `resident_bytes`.
+  ResidentSearch(std::vector<std::uint64_t> slot_bytes, std::uint64_t resident_bytes,
+                 const TensorHomes& homes, const PlanOptions& options)
       : slot_bytes_(std::move(slot_bytes)),
         streamed_tensors_(slot_bytes_.size()),
-        has_residents_(slot_bytes_.size()),
         max_slots_(options.max_slots),
-        placing_bytes_(kTensorAlignment + (options.reads_land ? 2 * kSlotAlignment : 0)) {
+        placing_bytes_(kTensorAlignment + (options.reads_land ? 2 * kSlotAlignment : 0)),
+        resident_margin_(options.reads_land ? kSlotAlignment : 0),
+        allocation_bytes_(options.allocation_bytes),
+        resident_bytes_(resident_bytes) {
     for (std::uint32_t layer = 0; layer < slot_bytes_.size(); ++layer) {
       if (slot_bytes_[layer] == 0) continue;
       ++streamed_layers_;
@@ -92,14 +102,14 @@ class ResidentSearch {
   std::uint64_t bytes() {
     while (!largest_.empty() && largest_.top().first != slot_bytes_[largest_.top().second]) largest_.pop();
     const std::uint64_t slot_bytes = largest_.empty() ? 0 : largest_.top().first;
-    return resident_bytes_ + slot_bytes * std::min<std::uint64_t>(max_slots_, streamed_layers_);
+    return resident_bytes_ + allocated_bytes(slot_bytes, kSlotAlignment) *
+                                 std::min<std::uint64_t>(max_slots_, streamed_layers_);
   }
   std::uint64_t resident_bytes() const { return resident_bytes_; }
 
   void make_resident(const ResidentCandidate& tensor) {
     const std::uint32_t layer = tensor.layer;
-    resident_bytes_ += tensor.bytes + placing_bytes_;
-    if (std::exchange(has_residents_[layer], std::uint8_t{1}) == 0) resident_bytes_ += kSlotAlignment;
+    resident_bytes_ += allocated_bytes(tensor.bytes + resident_margin_, allocation_bytes_);
     streamed_tensors_[layer] -= tensor.tensors.size();
     if (streamed_tensors_[layer] == 0) {
       --streamed_layers_;
@@ -115,18 +125,19 @@ class ResidentSearch {
  private:
   std::vector<std::uint64_t> slot_bytes_;
   std::vector<std::size_t> streamed_tensors_;  // by layer, like the next
-  std::vector<std::uint8_t> has_residents_;
   std::uint32_t max_slots_;
-  std::uint64_t placing_bytes_;  // what placing a tensor costs beyond its own bytes, at most
+  std::uint64_t placing_bytes_;    // what placing a tensor in a slot costs beyond its own bytes, at most
+  std::uint64_t resident_margin_;  // the same in memory of its own, before that is rounded up
+  std::uint64_t allocation_bytes_;
+  std::uint64_t resident_bytes_;
   std::uint64_t streamed_layers_ = 0;
-  std::uint64_t resident_bytes_ = 0;
   std::priority_queue<std::pair<std::uint64_t, std::uint32_t>> largest_;  // outdated entries are passed over
 };
 
 /// Makes as long a beginning of the fixed order resident as `gpu_bytes` hold beside the slots.
 void choose_residents(const LayerTable& table, std::uint64_t gpu_bytes, std::vector<std::uint64_t> slot_bytes,
-                      const PlanOptions& options, TensorHomes& homes) {
-  ResidentSearch search(std::move(slot_bytes), homes, options);
+                      std::uint64_t resident_bytes, const PlanOptions& options, TensorHomes& homes) {
+  ResidentSearch search(std::move(slot_bytes), resident_bytes, homes, options);
   if (search.bytes() > gpu_bytes) return;  // more slots come first
   const ResidentOrder order(table);
   const auto is_streamed = [&](const ResidentCandidate& tensor) {
@@ -148,14 +159,12 @@ void choose_residents(const LayerTable& table, std::uint64_t gpu_bytes, std::vec
 void lay_out(const LayerTable& table, Plan& plan) {
   plan.layers.reserve(table.layers.size());
   plan.residents.reserve(table.layers.size());
-  plan.resident_offsets.reserve(table.layers.size());
   const ChunkSet* cached = plan.page_cache.empty() ? nullptr : &plan.page_cache;
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
     const Layer& layer = table.layers[i];
     const LayerPart streamed{plan.homes[i], TensorHome::kSlot, cached};
     plan.layers.push_back(make_layer_layout(layer, table.files, plan.rules, streamed));
     plan.slot_bytes = std::max(plan.slot_bytes, plan.layers.back().slot_bytes);
-    plan.resident_offsets.push_back(plan.resident_bytes);
     const LayerPart resident{plan.homes[i], TensorHome::kResident};
     plan.residents.push_back(make_layer_layout(layer, table.files, plan.rules, resident));
     plan.resident_bytes += plan.residents.back().slot_bytes;
@@ -215,27 +224,37 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   plan.ring = choose_ring(std::max(budget.pinned, kMinimumBlocks * options.request_bytes), options);
   plan.rules = {.block_bytes = plan.ring.block_bytes,
                 .request_bytes = options.request_bytes,
-                .reads_land = options.reads_land};
+                .reads_land = options.reads_land,
+                .allocation_bytes = options.allocation_bytes};
   plan.outside = make_layer_layout(table.outside, table.files, plan.rules);
-  plan.homes = all_streamed(table);
+  plan.homes = options.held != nullptr ? *options.held : all_streamed(table);
+  std::optional<ChunkOrder> chunks;
+  if (budget.page_cache != 0 || options.held != nullptr)
+    chunks.emplace(table, options.is_host, chunk_bytes(options));
   const auto keep_pages = [&] {
-    plan.page_cache =
-        choose_chunks(table, plan.homes, budget.page_cache, options.is_host, chunk_bytes(options));
+    if (!chunks) return;
+    plan.page_cache = chunks->choose(plan.homes, budget.page_cache);
     if (options.is_host) use_where_mapped(table, plan.page_cache, plan.homes);
   };
+  if (options.held != nullptr) plan.minimum.page_cache = chunks->choose(plan.homes, 0).bytes();
   if (options.is_host) keep_pages();  // what is used where it is mapped needs neither slot nor residence
 
   std::vector<std::uint64_t> slot_bytes;
   slot_bytes.reserve(table.layers.size());
+  std::uint64_t held_bytes = 0;
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
-    slot_bytes.push_back(laid_out_bytes(table.layers[i], table.files, plan.rules, {plan.homes[i]}));
+    const auto bytes_at = [&](TensorHome home) {
+      return laid_out_bytes(table.layers[i], table.files, plan.rules, {plan.homes[i], home});
+    };
+    slot_bytes.push_back(bytes_at(TensorHome::kSlot));
+    if (options.held != nullptr) held_bytes += bytes_at(TensorHome::kResident);
   }
   const auto largest = std::ranges::max_element(slot_bytes);
   plan.largest_slot_bytes = *largest;
   const std::string& largest_name = table.layers[static_cast<std::size_t>(largest - slot_bytes.begin())].name;
-  plan.minimum.gpu = plan.outside.slot_bytes + plan.largest_slot_bytes;
+  plan.minimum.gpu = plan.outside.slot_bytes + held_bytes + plan.largest_slot_bytes;
   const std::uint64_t gpu_bytes = budget.gpu - std::min(budget.gpu, plan.outside.slot_bytes);
-  choose_residents(table, gpu_bytes, std::move(slot_bytes), options, plan.homes);
+  choose_residents(table, gpu_bytes, std::move(slot_bytes), held_bytes, options, plan.homes);
   keep_pages();
 
   lay_out(table, plan);

@@ -2,12 +2,14 @@
 #include <tierstream/tiers/residency.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <limits>
 #include <numbers>
 #include <numeric>
 #include <tuple>
+#include <utility>
 
 namespace tierstream {
 namespace {
@@ -23,18 +25,56 @@ SourceKey key_of(const TensorSpec& tensor) {
   return {kMemory, reinterpret_cast<std::uintptr_t>(std::get<const std::byte*>(tensor.source)), tensor.bytes};
 }
 
-/// Neighbours get ranks far apart: any beginning of the order by rank is spread evenly (the golden ratio's
-/// multiples).
-double spread_rank(std::uint32_t layer) {
-  const double turns = (layer + 1) * (std::numbers::phi - 1);
-  return turns - std::floor(turns);
+/// The layers in an order any beginning of which is spread evenly over them: by the golden ratio's multiples.
+std::vector<std::uint32_t> spread_out(std::size_t layers) {
+  std::vector<std::pair<double, std::uint32_t>> ranks;
+  ranks.reserve(layers);
+  for (std::uint32_t layer = 0; layer < layers; ++layer) {
+    const double turns = (layer + 1) * (std::numbers::phi - 1);
+    ranks.emplace_back(turns - std::floor(turns), layer);
+  }
+  std::ranges::sort(ranks);
+  std::vector<std::uint32_t> order(layers);
+  std::ranges::transform(ranks, order.begin(), &std::pair<double, std::uint32_t>::second);
+  return order;
 }
 
-/// The place of something in an order over all layers: by the share of its layer that it completes.
-struct Place {
-  double share;
-  double rank;
-  auto operator<=>(const Place&) const = default;
+/// The entries of all layers, each at the place that the share of its layer says which it completes; equal
+/// ones by their layers, spread out. Counted out by steps of a share: to compare tens of thousands takes
+/// several times as long.
+class ShareOrder {
+ public:
+  /// The next layer's entries, of `amount` each.
+  template <typename Entry, typename Amount>
+  void add_layer(std::span<const Entry> entries, Amount amount) {
+    double total = 0;
+    for (const Entry& entry : entries) total += static_cast<double>(amount(entry));
+    double sum = 0;
+    for (const Entry& entry : entries) {
+      sum += static_cast<double>(amount(entry));
+      shares_.push_back(static_cast<std::uint32_t>(sum / total * kWhole));
+    }
+    ends_.push_back(static_cast<std::uint32_t>(shares_.size()));
+  }
+
+  /// The entries' indices.
+  std::vector<std::uint32_t> sorted() const {
+    std::vector<std::uint32_t> begins(kWhole + 2);
+    for (const std::uint32_t share : shares_) ++begins[share + 1];
+    std::partial_sum(begins.begin(), begins.end(), begins.begin());
+    std::vector<std::uint32_t> order(shares_.size());
+    for (const std::uint32_t layer : spread_out(ends_.size())) {
+      for (std::uint32_t i = layer == 0 ? 0 : ends_[layer - 1]; i < ends_[layer]; ++i) {
+        order[begins[shares_[i]]++] = i;
+      }
+    }
+    return order;
+  }
+
+ private:
+  static constexpr std::uint32_t kWhole = 1u << 16;
+  std::vector<std::uint32_t> shares_;
+  std::vector<std::uint32_t> ends_;  // by layer
 };
 
 /// In a file whose pages can be kept.
@@ -55,60 +95,44 @@ TensorHomes all_streamed(const LayerTable& table) {
 }
 
 ResidentOrder::ResidentOrder(const LayerTable& table) {
-  struct Entry {
-    Place place;
-    ResidentCandidate candidate;
-  };
-  std::vector<Entry> entries;
-  tensors_.reserve(table.layers.size());
+  std::size_t tensors = 0;
+  for (const Layer& layer : table.layers) tensors += layer.tensors.size();
+  tensors_.reserve(tensors);  // candidates point into it
+  std::vector<ResidentCandidate> all;
+  all.reserve(tensors);
+  ShareOrder shares;
   std::vector<SourceKey> keys;
   for (std::uint32_t index = 0; index < table.layers.size(); ++index) {
     const std::vector<TensorSpec>& specs = table.layers[index].tensors;
+    const std::size_t first_tensor = tensors_.size();
+    const std::size_t first = all.size();
     keys.clear();
-    for (const TensorSpec& spec : specs) keys.push_back(key_of(spec));
-    std::vector<std::uint32_t>& order = tensors_.emplace_back(specs.size());
-    std::iota(order.begin(), order.end(), 0u);
-    std::erase_if(order, [&](std::uint32_t i) { return specs[i].bytes == 0; });
+    for (std::uint32_t i = 0; i < specs.size(); ++i) {
+      keys.push_back(key_of(specs[i]));
+      if (specs[i].bytes != 0) tensors_.push_back(i);
+    }
+    const auto order = std::span(tensors_).subspan(first_tensor);
     const auto key = [&](std::uint32_t i) { return keys[i]; };
     // Most come in this order, and to see that is quicker than to sort.
     if (!std::ranges::is_sorted(order, {}, key)) std::ranges::sort(order, {}, key);
-
-    const std::size_t first_entry = entries.size();
-    std::uint64_t bytes = 0;
     for (std::size_t begin = 0, end = 0; begin < order.size(); begin = end) {
       while (end < order.size() && keys[order[end]] == keys[order[begin]]) ++end;
-      const ResidentCandidate candidate{index, specs[order[begin]].bytes,
-                                        std::span(order).subspan(begin, end - begin)};
-      bytes += candidate.bytes;
-      entries.push_back({{static_cast<double>(bytes), spread_rank(index)}, candidate});
+      all.push_back({index, specs[order[begin]].bytes, order.subspan(begin, end - begin)});
     }
-    for (std::size_t i = first_entry; i < entries.size(); ++i) {
-      entries[i].place.share /= static_cast<double>(bytes);
-    }
+    shares.add_layer(std::span<const ResidentCandidate>(all).subspan(first),
+                     [](const ResidentCandidate& candidate) { return candidate.bytes; });
   }
-  std::ranges::stable_sort(entries, {}, &Entry::place);
-  candidates_.reserve(entries.size());
-  for (const Entry& entry : entries) candidates_.push_back(entry.candidate);
+  candidates_.reserve(all.size());
+  for (const std::uint32_t i : shares.sorted()) candidates_.push_back(all[i]);
 }
 
-ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::uint64_t bytes, bool in_place,
-                       std::uint64_t chunk_bytes) {
-  ChunkSet chosen(table.files, chunk_bytes);
-  if (bytes == 0) return chosen;
-  struct Entry {
-    Place place;
-    std::uint32_t file;
-    std::uint64_t first;
-    std::uint64_t last;      // chunk
-    bool is_whole = false;   // a tensor's, kept all or not at all
-    bool is_useful = false;  // then; a chunk's own use shows in `useful` at the end
-  };
-  ChunkSet useful(table.files, chunk_bytes);
-  ChunkSet seen(table.files, chunk_bytes);
-  std::vector<Entry> entries;
+ChunkOrder::ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chunk_bytes)
+    : table_(table), in_place_(in_place), none_(table.files, chunk_bytes) {
+  ChunkSet seen = none_;
+  ShareOrder shares;
   std::vector<std::uint32_t> order;
-  for (std::uint32_t index = 0; index < table.layers.size(); ++index) {
-    const std::vector<TensorSpec>& tensors = table.layers[index].tensors;
+  for (std::uint32_t layer = 0; layer < table.layers.size(); ++layer) {
+    const std::vector<TensorSpec>& tensors = table.layers[layer].tensors;
     order.clear();
     for (auto i = static_cast<std::uint32_t>(tensors.size()); i-- > 0;) {
       if (lies_in_file(table, tensors[i])) order.push_back(i);
@@ -117,38 +141,51 @@ ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::u
     if (!std::ranges::is_sorted(order, std::ranges::greater{}, key)) {
       std::ranges::sort(order, std::ranges::greater{}, key);
     }
-    const std::size_t first_entry = entries.size();
+    const std::size_t first = entries_.size();
     for (const std::uint32_t i : order) {
-      const auto& extent = std::get<FileExtent>(tensors[i].source);
-      const std::uint64_t first = seen.chunk_of(extent.offset);
-      const std::uint64_t last = seen.chunk_of(extent.offset + tensors[i].bytes - 1);
-      const bool is_useful = homes[index][i] != TensorHome::kResident;
-      if (in_place && can_be_used_mapped(extent)) {
-        entries.push_back({{}, extent.file, first, last, true, is_useful});
+      const ChunkSpan chunks = none_.chunks_of(std::get<FileExtent>(tensors[i].source), tensors[i].bytes);
+      if (is_kept_whole(tensors[i])) {
+        entries_.push_back({chunks, layer, i});
         continue;
       }
-      for (std::uint64_t chunk = last + 1; chunk-- > first;) {
-        if (is_useful) useful.insert(extent.file, chunk);
-        if (seen.insert(extent.file, chunk)) entries.push_back({{}, extent.file, chunk, chunk});
+      for (std::uint64_t chunk = chunks.last + 1; chunk-- > chunks.first;) {
+        const ChunkSpan one{chunks.file, chunk, chunk};
+        if (seen.insert(one) != 0) entries_.push_back({one, layer, kNoTensor});
       }
     }
-    const auto own = std::span(entries).subspan(first_entry);
-    std::uint64_t total = 0;
-    for (Entry& entry : own) {
-      total += entry.last - entry.first + 1;
-      entry.place = {static_cast<double>(total), spread_rank(index)};
-    }
-    for (Entry& entry : own) entry.place.share /= static_cast<double>(total);
+    shares.add_layer(std::span<const Entry>(entries_).subspan(first),
+                     [](const Entry& entry) { return entry.chunks.count(); });
   }
-  std::ranges::stable_sort(entries, {}, &Entry::place);
-  for (const Entry& entry : entries) {
-    if (!(entry.is_whole ? entry.is_useful : useful.contains(entry.file, entry.first))) continue;
-    std::uint64_t more = 0;
-    for (std::uint64_t chunk = entry.first; chunk <= entry.last; ++chunk) {
-      if (!chosen.contains(entry.file, chunk)) more += chosen.bytes_of(entry.file, chunk);
+  order_ = shares.sorted();
+}
+
+bool ChunkOrder::is_kept_whole(const TensorSpec& tensor) const {
+  return in_place_ && can_be_used_mapped(std::get<FileExtent>(tensor.source));
+}
+
+ChunkSet ChunkOrder::choose(const TensorHomes& homes, std::uint64_t bytes) const {
+  ChunkSet chosen = none_;
+  ChunkSet useful = none_;  // of those that are not kept with a whole tensor
+  for (std::size_t layer = 0; layer < homes.size(); ++layer) {
+    const std::vector<TensorSpec>& tensors = table_.layers[layer].tensors;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      const TensorHome home = homes[layer][i];
+      if (home == TensorHome::kResident || !lies_in_file(table_, tensors[i])) continue;
+      const bool is_whole = is_kept_whole(tensors[i]);
+      if (home != TensorHome::kMapped && is_whole) continue;
+      const ChunkSpan chunks = none_.chunks_of(std::get<FileExtent>(tensors[i].source), tensors[i].bytes);
+      if (home == TensorHome::kMapped) chosen.insert(chunks);
+      if (!is_whole) useful.insert(chunks);
     }
-    if (chosen.bytes() + more > bytes) break;
-    for (std::uint64_t chunk = entry.first; chunk <= entry.last; ++chunk) chosen.insert(entry.file, chunk);
+  }
+  for (const std::uint32_t i : order_) {
+    const Entry& entry = entries_[i];
+    const bool is_useful = entry.tensor == kNoTensor
+                               ? useful.contains(entry.chunks.file, entry.chunks.first)
+                               : homes[entry.layer][entry.tensor] != TensorHome::kResident;
+    if (!is_useful) continue;
+    if (chosen.bytes() + chosen.missing_bytes(entry.chunks) > bytes) break;
+    chosen.insert(entry.chunks);
   }
   return chosen;
 }

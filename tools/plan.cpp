@@ -74,6 +74,7 @@ PlanReport make_report(const PlanArguments& arguments, const std::optional<LateF
   const std::vector<double> layer_seconds(table.layers.size(), arguments.compute_seconds);
   const PlanOptions options{.reads_land = target.traits.reads_land,
                             .is_host = target.traits.is_host,
+                            .allocation_bytes = target.traits.allocation_bytes,
                             .max_slots = arguments.slots,
                             .layer_seconds = layer_seconds};
   make_plan(table, report.budget, {}, options);  // what is wrong with it shows before anything is measured

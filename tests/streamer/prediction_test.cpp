@@ -159,7 +159,7 @@ class TimedStaging {
   TierBudget pinned_{"pinned", plan_.used.pinned};
   PinnedRing ring_{device_, pinned_, plan_.ring};
   SlotArena slots_{device_, gpu_, plan_.slot_bytes, plan_.slots};
-  DeviceMemory residents_ = device_.allocate(plan_.resident_bytes);
+  Residents residents_{table_, plan_, device_, gpu_};
   std::unique_ptr<CopyQueue> copies_ = device_.make_copy_queue({});
   SlotRule rule_{.slots = plan_.slots, .stable = false};
   HandOff hand_off_{slots_needed(), rule_, slots_, time_, [this] { storage_.wake(); }};
@@ -172,7 +172,7 @@ class TimedStaging {
                      .slots = slots_,
                      .outside_memory = nullptr,  // nothing lies outside the layers
                      .outside_is_there = false,
-                     .resident_memory = residents_.data(),
+                     .residents = residents_,
                      .page_cache = &pages_,
                      .hand_off = hand_off_,
                      .rule = rule_}};

@@ -5,7 +5,10 @@
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cpu_device.h>
 
+#include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <optional>
 #include <random>
@@ -47,7 +50,22 @@ class SetBudgetTest : public ::testing::TestWithParam<bool> {
     for (const Lease& layer : streamer.pass()) EXPECT_TRUE(model_.has_right_bytes(layer)) << layer.index();
   }
 
-  SmallModel model_{6, kMiB, GetParam() ? 0u : 8u};
+  /// By layer and tensor.
+  std::map<std::pair<std::size_t, std::size_t>, const std::byte*> resident_addresses(Streamer& streamer) {
+    std::map<std::pair<std::size_t, std::size_t>, const std::byte*> addresses;
+    for (std::size_t layer = 0; layer < kLayers; ++layer) {
+      for (std::size_t i = 0; i < SmallModel::kTensors; ++i) {
+        if (streamer.plan().homes[layer][i] != TensorHome::kResident) continue;
+        addresses[{layer, i}] = streamer.acquire(layer).tensor(i).data;
+      }
+    }
+    return addresses;
+  }
+
+  static constexpr std::size_t kLayers = 6;
+  /// What reads take beside the bytes of tensors.
+  static constexpr std::uint64_t kAlignment = kLayers * SmallModel::kTensors * 2 * 4096;
+  SmallModel model_{kLayers, kMiB, GetParam() ? 0u : 8u};
   const TemporaryDirectory directory_;
   const std::string path_ = directory_.write("model", model_.content_of("model"));
 };
@@ -65,6 +83,58 @@ TEST_P(SetBudgetTest, GrowsAndShrinksBetweenPasses) {
   }
   EXPECT_EQ(streamer.stats().passes, 9u);
   EXPECT_EQ(streamer.generation(), 5u);
+}
+
+TEST_P(SetBudgetTest, ReadsOnlyTheResidentsThatTheLargerBudgetAdds) {
+  Streamer streamer = make(budget_of(4));
+  walk(streamer);
+  for (const std::uint64_t layers : {5u, 4u, 6u, 5u, 5u, 3u}) {
+    const std::uint64_t resident_before = streamer.plan().resident_bytes;
+    streamer.set_budget(budget_of(layers));
+    walk(streamer);
+    const Plan& plan = streamer.plan();
+    const std::uint64_t added = plan.resident_bytes - std::min(plan.resident_bytes, resident_before);
+    const std::uint64_t read = streamer.stats().last_pass.bytes.disk;
+    EXPECT_GE(read, plan.streamed_bytes + added * 99 / 100) << layers;
+    EXPECT_LE(read, plan.streamed_bytes + added + kAlignment) << layers;
+  }
+}
+
+TEST_P(SetBudgetTest, LeavesResidentsWhereTheyAre) {
+  Streamer streamer = make(budget_of(4));
+  walk(streamer);
+  const auto before = resident_addresses(streamer);
+  EXPECT_GE(before.size(), 2u);
+  streamer.set_budget(budget_of(5));
+  const auto after = resident_addresses(streamer);
+  EXPECT_GT(after.size(), before.size());
+  for (const auto& [tensor, data] : before) EXPECT_EQ(after.at(tensor), data);
+  walk(streamer);
+}
+
+TEST_P(SetBudgetTest, WhatALeaseUsesStaysInThePlanUntilItsEnd) {
+  Streamer streamer = make(budget_of(5));
+  walk(streamer);
+  const auto before = resident_addresses(streamer);
+  const std::size_t layer = before.begin()->first.first;
+  std::optional<Lease> held = streamer.acquire(layer);
+  const Budget outstanding = streamer.set_budget(budget_of(3));
+  EXPECT_LE(outstanding.gpu + streamer.plan().used.gpu, budget_of(3).gpu);
+  EXPECT_TRUE(model_.has_right_bytes(*held));
+  std::size_t kept = 0;
+  for (const auto& [tensor, data] : resident_addresses(streamer)) {
+    kept += tensor.first == layer ? 1u : 0u;
+    EXPECT_EQ(data, before.at(tensor));
+  }
+  EXPECT_EQ(kept, static_cast<std::size_t>(std::ranges::count_if(
+                      before, [&](const auto& place) { return place.first.first == layer; })));
+  EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(layer)));
+  const std::uint64_t generation = streamer.generation();
+  held.reset();
+  walk(streamer);
+  EXPECT_EQ(streamer.generation(), generation + 1) << "planned anew, with all of the budget";
+  EXPECT_EQ(streamer.plan().homes, make(budget_of(3)).plan().homes);
+  walk(streamer);
 }
 
 TEST_P(SetBudgetTest, MovesBytesBetweenTheTiers) {
@@ -110,8 +180,7 @@ TEST_P(SetBudgetTest, WithoutRoomBesideTheLeasesNothingIsStagedUntilTheyEnd) {
   streamer.set_budget(budget_of(1));
   expect_throws(Errc::kTooManyLeases, HasSubstr("before the budget was changed"),
                 [&] { (void)streamer.acquire(1); });
-  expect_throws(Errc::kLeasesOutstanding, HasSubstr("end them before close()"),
-                [&] { streamer.close(); });
+  expect_throws(Errc::kLeasesOutstanding, HasSubstr("end them before close()"), [&] { streamer.close(); });
   held.reset();
   EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(1)));
   walk(streamer);

@@ -189,9 +189,12 @@ class WarmPages final : public PageCache {
   const std::byte* address(std::uint32_t, std::uint64_t offset) const noexcept override {
     return reinterpret_cast<const std::byte*>(kSlotAlignment + offset);
   }
+  void split_at_edges(std::vector<MappedCopy>&) const override {}
+  std::uint64_t reserved_bytes() const noexcept override { return 0; }
   void check_files() const override {}
   void find_lost() override {}
   PageCacheStatus status() const override { return {}; }
+  void drop() noexcept override {}
 };
 
 }  // namespace tierstream::testing

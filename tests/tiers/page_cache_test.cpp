@@ -10,14 +10,18 @@
 #include <tierstream/tiers/page_cache.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "support/test_files.h"
@@ -29,6 +33,15 @@ namespace {
 using ::testing::HasSubstr;
 
 constexpr std::uint64_t kMiB = 1u << 20;
+
+std::uint64_t locked_by_process() {
+  std::ifstream status("/proc/self/status");
+  for (std::string key; status >> key;) {
+    std::uint64_t kib = 0;
+    if (key == "VmLck:" && status >> kib) return kib * 1024;
+  }
+  return 0;
+}
 
 /// Four layers of 5 MiB in one file.
 class FilePageCacheTest : public ::testing::Test {
@@ -47,12 +60,15 @@ class FilePageCacheTest : public ::testing::Test {
   }
 
   void open(std::uint64_t page_cache_bytes, bool is_host = true, bool locks = true) {
-    plan_ = make_plan(table_, {.gpu = 64 * kMiB, .pinned = 8 * kMiB, .page_cache = page_cache_bytes}, {},
+    plan_ = make_plan(table_, {.gpu = kGpuBytes, .pinned = 8 * kMiB, .page_cache = page_cache_bytes}, {},
                       {.is_host = is_host, .layer_seconds = {}});
-    pages_.emplace(table_, plan_, *device_, budget_, locks, [this] {
-      ++progress_;
-      progress_.notify_all();
-    });
+    pages_ = std::make_unique<FilePageCache>(
+        table_, plan_, *device_, budget_, locks,
+        [this] {
+          ++progress_;
+          progress_.notify_all();
+        },
+        std::exchange(pages_, nullptr).get());
   }
   void wait_for(std::uint32_t layer) {
     for (;;) {
@@ -62,6 +78,33 @@ class FilePageCacheTest : public ::testing::Test {
     }
   }
 
+  /// Waits for all, and returns the bytes that were read for them.
+  std::uint64_t bring_all() {
+    std::uint64_t read = 0;
+    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+      wait_for(layer);
+      EXPECT_EQ(pages_->state(layer), PageCache::State::kReady);
+      read += pages_->take_read_bytes(layer);
+    }
+    return read;
+  }
+  /// Of the file; none where the kernel does not say.
+  std::optional<std::uint64_t> cached_bytes() {
+    const int file = ::open(path_.c_str(), O_RDONLY);
+    const std::optional<CachedPages> pages = cached_pages(file, 0, kLayers * kLayerBytes);
+    ::close(file);
+    return pages ? std::optional(pages->cached * 4096) : std::nullopt;
+  }
+  /// False: the kernel does not drop these pages, or does not say so.
+  bool drop_pages() {
+    const int file = ::open(path_.c_str(), O_RDONLY);
+    ::fdatasync(file);
+    ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
+    ::close(file);
+    return cached_bytes() == 0;
+  }
+
+  static constexpr std::uint64_t kGpuBytes = 16 * kMiB;  // three slots, and hardly any resident
   static constexpr std::uint64_t kLayers = 4;
   static constexpr std::uint64_t kLayerBytes = 5 * kMiB;
   const TemporaryDirectory directory_;
@@ -72,7 +115,7 @@ class FilePageCacheTest : public ::testing::Test {
   const std::shared_ptr<Device> device_ = make_cpu_device();
   TierBudget budget_{"page_cache", 1u << 30};
   std::atomic<int> progress_ = 0;
-  std::optional<FilePageCache> pages_;
+  std::unique_ptr<FilePageCache> pages_;
 };
 
 TEST_F(FilePageCacheTest, BringsEveryLayerAndHoldsItsBudget) {
@@ -93,6 +136,19 @@ TEST_F(FilePageCacheTest, BringsEveryLayerAndHoldsItsBudget) {
   EXPECT_EQ(status.registered_bytes, kLayers * kLayerBytes);
   pages_.reset();
   EXPECT_EQ(budget_.used_bytes(), 0u);
+}
+
+TEST_F(FilePageCacheTest, CutsCopiesWhereRunsThatWereTakenOverEnd) {
+  open(4 * kMiB, false);
+  bring_all();
+  open(20 * kMiB, false);
+  std::size_t more = 0;
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    std::vector<MappedCopy> copies = plan_.layers[layer].mapped_copies;
+    pages_->split_at_edges(copies);
+    more += copies.size() - plan_.layers[layer].mapped_copies.size();
+  }
+  EXPECT_GT(more, 0u);
 }
 
 TEST_F(FilePageCacheTest, KeepsOnlyWhatThePlanSays) {
@@ -142,20 +198,52 @@ TEST_F(FilePageCacheTest, RefusesAFileThatIsNotTheOneOfTheTable) {
   EXPECT_EQ(budget_.used_bytes(), 0u);
 }
 
+TEST_F(FilePageCacheTest, TakesOverWhatBothPlansKeep) {
+  if (!drop_pages()) GTEST_SKIP() << "the kernel does not drop these pages, or does not say so";
+  std::uint64_t kept = 0;
+  std::map<std::uint64_t, const std::byte*> addresses;
+  for (const std::uint64_t budget : {6u, 12u, 8u, 20u, 2u}) {
+    open(budget * kMiB, false);
+    EXPECT_EQ(budget_.used_bytes(), plan_.page_cache.bytes());
+    const std::uint64_t added = plan_.page_cache.bytes() - std::min(plan_.page_cache.bytes(), kept);
+    const std::uint64_t read = bring_all();
+    EXPECT_LE(read, added) << budget;
+    EXPECT_GE(read + 4096, added) << budget << ": the shares of layers are rounded";
+    kept = plan_.page_cache.bytes();
+    const PageCacheStatus status = pages_->status();
+    EXPECT_EQ(status.registered_bytes, kept);
+    EXPECT_EQ(cached_bytes(), kept) << "others are dropped";
+    if (status.lock_refusal.empty()) {
+      EXPECT_EQ(status.locked_bytes, kept);
+      EXPECT_EQ(locked_by_process(), kept) << "others are unlocked";
+    }
+    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+      EXPECT_TRUE(pages_->is_registered(layer));
+      std::vector<MappedCopy> copies = plan_.layers[layer].mapped_copies;
+      pages_->split_at_edges(copies);
+      std::uint64_t bytes = 0;
+      for (const MappedCopy& copy : copies) {
+        const std::byte* const mapped = pages_->address(copy.file, copy.offset);
+        EXPECT_EQ(std::memcmp(mapped, content_.data() + copy.offset, copy.bytes), 0);
+        EXPECT_EQ(addresses.try_emplace(copy.offset, mapped).first->second, mapped) << "where it was";
+        bytes += copy.bytes;
+      }
+      EXPECT_EQ(bytes, plan_.layers[layer].mapped_bytes());
+    }
+  }
+  pages_->drop();
+  EXPECT_EQ(budget_.used_bytes(), 0u);
+  EXPECT_EQ(cached_bytes(), 0u);
+}
+
 TEST_F(FilePageCacheTest, FindsPagesThatTheSystemDroppedAndReadsThemAgain) {
   open(64 * kMiB, true, false);
   for (std::uint32_t layer = 0; layer < kLayers; ++layer) wait_for(layer);
   EXPECT_EQ(pages_->status().lock_refusal, "not asked for");
-  const int file = ::open(path_.c_str(), O_RDONLY);
-  ::fdatasync(file);
   auto* const mapped = const_cast<std::byte*>(pages_->address(0, 0));
   ::madvise(mapped, kLayers * kLayerBytes, MADV_DONTNEED);  // what is mapped is not dropped
-  ::posix_fadvise(file, 0, 0, POSIX_FADV_DONTNEED);
-  const std::optional<CachedPages> left = cached_pages(file, 0, kLayers * kLayerBytes);
-  if (!left || left->cached != 0) {
-    ::close(file);
-    GTEST_SKIP() << "the kernel does not drop these pages, or does not say so";
-  }
+  if (!drop_pages()) GTEST_SKIP() << "the kernel does not drop these pages, or does not say so";
+  const int file = ::open(path_.c_str(), O_RDONLY);
   pages_->find_lost();
   while (!cached_pages(file, 0, kLayers * kLayerBytes)->all()) std::this_thread::yield();
   EXPECT_LE(pages_->status().lost_bytes, kLayers * kLayerBytes);

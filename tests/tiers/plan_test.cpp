@@ -129,7 +129,7 @@ TEST(Plan, RefusesAModelWithoutLayersAndOptionsThatMakeNoSense) {
 
 TEST(Plan, KeepsThePagesOfFilesOnly) {
   LayerTable model = table(4, 8 * kMiB, 0);
-  const Budget budget{.gpu = 32 * kMiB, .pinned = 8 * kMiB, .page_cache = 16 * kMiB};
+  const Budget budget{.gpu = 31 * kMiB, .pinned = 8 * kMiB, .page_cache = 16 * kMiB};
   EXPECT_EQ(make_plan(model, budget).used.page_cache, 0u);
   model.files[0].info.is_local_file = true;
   const Plan plan = make_plan(model, budget);
@@ -227,6 +227,7 @@ class PlanProperties : public ::testing::TestWithParam<int> {
   PlanOptions random_options() {
     return {.reads_land = random_() % 2 == 0,
             .is_host = random_() % 2 == 0,
+            .allocation_bytes = std::uint64_t{4096} << random_() % 6,
             .max_slots = 1 + static_cast<std::uint32_t>(random_() % 4),
             .request_bytes = 1 << 16,
             .max_block_bytes = 1 << 18,
@@ -321,6 +322,49 @@ TEST_P(PlanProperties, EveryByteComesFromExactlyOnePlace) {
       }
     }
   }
+}
+
+TEST_P(PlanProperties, WhatLeasesHoldIsPartOfThePlanWhateverTheBudget) {
+  PlanOptions options = random_options();
+  Budget budget = minimum(options);
+  budget.gpu += random_() % 2'000'000;
+  budget.page_cache = random_() % 2'000'000;
+  const Plan before = make_plan(table_, budget, {}, options);
+  TensorHomes held = all_streamed(table_);
+  for (std::size_t layer = 0; layer < held.size(); ++layer) {
+    if (random_() % 3 == 0) held[layer] = before.homes[layer];
+  }
+  options.held = &held;
+  const Budget plenty{.gpu = 1u << 30, .pinned = 1u << 30, .page_cache = 1u << 30};
+  Budget least = make_plan(table_, plenty, {}, options).minimum;
+  // Not more pages than leases hold: on the host, what is mapped needs no slot.
+  least =
+      make_plan(table_, {.gpu = 1u << 30, .pinned = 1u << 30, .page_cache = least.page_cache}, {}, options)
+          .minimum;
+  for (const std::uint64_t more : {std::uint64_t{0}, random_() % 3'000'000}) {
+    const Budget next{.gpu = least.gpu + more, .pinned = least.pinned, .page_cache = least.page_cache + more};
+    const Plan plan = make_plan(table_, next, {}, options);
+    EXPECT_LE(plan.used.gpu, next.gpu);
+    EXPECT_LE(plan.used.page_cache, next.page_cache);
+    for (std::size_t layer = 0; layer < held.size(); ++layer) {
+      for (std::size_t i = 0; i < held[layer].size(); ++i) {
+        EXPECT_TRUE(held[layer][i] == TensorHome::kSlot || plan.homes[layer][i] == held[layer][i]);
+      }
+    }
+  }
+  if (least.page_cache == 0) return;
+  const Budget less{.gpu = least.gpu, .pinned = least.pinned, .page_cache = least.page_cache - 1};
+  expect_throws(Errc::kBudgetTooSmall, HasSubstr("page_cache needs at least"),
+                [&] { make_plan(table_, less, {}, options); });
+}
+
+TEST(Plan, CountsWhatAnAllocationOfItsOwnTakesForEachResident) {
+  const LayerTable model = table(4, 3 * kMiB, 0);
+  const PlanOptions options{.allocation_bytes = 2 * kMiB, .layer_seconds = {}};
+  const Plan plan = make_plan(model, {.gpu = 3 * 3 * kMiB + 8 * kMiB, .pinned = 8 * kMiB}, {}, options);
+  EXPECT_EQ(plan.resident_bytes, 4 * 4 * kMiB);
+  EXPECT_EQ(
+      make_plan(model, {.gpu = 3 * 3 * kMiB + 3 * kMiB, .pinned = 8 * kMiB}, {}, options).resident_bytes, 0u);
 }
 
 TEST(Plan, SpreadsResidencyEvenlyOverTheLayers) {

@@ -31,19 +31,21 @@ std::string read_all(int file) {
   return text;
 }
 
-std::vector<std::string> command_line(const std::vector<std::string>& arguments, const std::string& cgroup) {
+std::vector<std::string> command_line(const std::vector<std::string>& arguments, const std::string& cgroup,
+                                      const std::string& program) {
   std::vector<std::string> words;
   if (!cgroup.empty()) {
     words = {"/bin/sh", "-c", "echo $$ > \"$1/cgroup.procs\" && shift && exec \"$@\"", "sh", cgroup};
   }
-  words.push_back(TIERSTREAM_COMMAND);
+  words.push_back(program);
   words.insert(words.end(), arguments.begin(), arguments.end());
   return words;
 }
 
 }  // namespace
 
-Command::Command(const std::vector<std::string>& arguments, const std::string& cgroup) {
+Command::Command(const std::vector<std::string>& arguments, const std::string& cgroup,
+                 const std::string& program) {
   std::array<int, 2> out{};
   if (::pipe2(out.data(), O_CLOEXEC) != 0) throw std::runtime_error("pipe2 failed");
   out_ = out[0];
@@ -53,7 +55,7 @@ Command::Command(const std::vector<std::string>& arguments, const std::string& c
   ::posix_spawn_file_actions_adddup2(&actions, out[1], STDOUT_FILENO);
   ::posix_spawn_file_actions_adddup2(&actions, err_, STDERR_FILENO);
 
-  std::vector<std::string> words = command_line(arguments, cgroup);
+  std::vector<std::string> words = command_line(arguments, cgroup, program);
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);

@@ -16,11 +16,12 @@ struct CommandResult {
   std::string err;
 };
 
-/// The built `tierstream` command as a child process with its output in pipes.
+/// The built `tierstream` command (or another program) as a child process with its output in pipes.
 class Command {
  public:
   /// With `cgroup`, a directory of the cgroup file system, the child enters that group before it begins.
-  explicit Command(const std::vector<std::string>& arguments, const std::string& cgroup = {});
+  explicit Command(const std::vector<std::string>& arguments, const std::string& cgroup = {},
+                   const std::string& program = TIERSTREAM_COMMAND);
   Command(const Command&) = delete;
   Command& operator=(const Command&) = delete;
   ~Command();

@@ -11,6 +11,7 @@
 #include <memory>
 #include <new>
 #include <random>
+#include <span>
 #include <utility>
 #include <vector>
 
@@ -65,6 +66,8 @@ class SimulatedDevice final : public Device {
     }
     return true;
   }
+  /// Told of every copy's destination when it is queued.
+  void watch(std::function<void(std::span<const std::byte>)> on_copy) { on_copy_ = std::move(on_copy); }
   /// From now on every copy throws.
   void break_down() { broken_ = true; }
   bool broken() const { return broken_; }
@@ -129,6 +132,7 @@ class SimulatedDevice final : public Device {
     explicit SimulatedCopies(SimulatedDevice& device) : device_(device) {}
     void copy(std::byte* destination, const std::byte* source, std::size_t bytes) override {
       if (device_.broken_) throw Error(Errc::kDeviceFailed, "the simulated device has failed");
+      if (device_.on_copy_) device_.on_copy_({destination, bytes});
       device_.streams_.back().push_back(
           {.run = [destination, source, bytes] { std::memcpy(destination, source, bytes); }});
     }
@@ -164,6 +168,7 @@ class SimulatedDevice final : public Device {
   const DeviceLies lies_;
   std::vector<std::deque<Operation>> streams_;  // the callers', then the copy queue
   std::function<void()> on_progress_;
+  std::function<void(std::span<const std::byte>)> on_copy_;
   bool broken_ = false;
 };
 

@@ -4,6 +4,7 @@
 #include <tierstream/io/file_backends.h>
 #include <tierstream/tiers/page_cache.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -19,21 +20,31 @@ class SimulatedPageCache final : public PageCache {
   /// What is mapped, by file; shared by those whose work may still read it.
   using Mapped = std::vector<std::vector<std::byte>>;
 
-  /// `failures`: counts them, by layer.
+  /// `failures`: counts them, by layer. `before` (null: none) hands its pages and its reservation over.
   SimulatedPageCache(std::mt19937_64& random, const LayerTable& table, const Plan& plan,
                      std::shared_ptr<const MemoryFiles> files, TierBudget& budget, bool is_host, bool fails,
-                     std::vector<std::uint64_t>& failures)
+                     std::vector<std::uint64_t>& failures, SimulatedPageCache* before)
       : random_(random),
         table_(table),
         plan_(plan),
         files_(std::move(files)),
-        reservation_(budget.reserve(plan.page_cache.bytes(), "pages")),
         fails_(fails),
         failures_(failures),
         states_(table.layers.size(), State::kComing),
         registered_(table.layers.size()) {
     for (std::size_t i = 0; i < registered_.size(); ++i) registered_[i] = is_host || random_() % 3 != 0;
-    for (const SourceFile& file : table.files) mapped_->emplace_back(file.info.bytes, std::byte{0xCC});
+    if (before != nullptr) {
+      before->reservation_ = {};
+      mapped_ = before->mapped_;
+      for (std::uint32_t layer = 0; layer < states_.size(); ++layer) {
+        if (before->states_[layer] == State::kReady && before->has_all_of(layer, plan)) {
+          states_[layer] = State::kReady;
+        }
+      }
+    } else {
+      for (const SourceFile& file : table.files) mapped_->emplace_back(file.info.bytes, std::byte{0xCC});
+    }
+    reservation_ = budget.reserve(plan.page_cache.bytes(), "pages");
   }
 
   const std::shared_ptr<Mapped>& mapped() const { return mapped_; }
@@ -47,14 +58,11 @@ class SimulatedPageCache final : public PageCache {
       ++failures_[index];
       return;
     }
-    for (const MappedCopy& copy : plan_.layers[index].mapped_copies)
-      bring(copy.file, copy.offset, copy.bytes);
-    const std::vector<TensorSpec>& tensors = table_.layers[index].tensors;
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-      if (plan_.homes[index][i] != TensorHome::kMapped) continue;
-      const auto& extent = std::get<FileExtent>(tensors[i].source);
-      bring(extent.file, extent.offset, tensors[i].bytes);
-    }
+    for_pages_of(static_cast<std::uint32_t>(index), plan_,
+                 [this](std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) {
+                   std::memcpy((*mapped_)[file].data() + offset,
+                               files_->at(table_.files[file].path).data() + offset, bytes);
+                 });
     states_[index] = State::kReady;
   }
 
@@ -71,25 +79,49 @@ class SimulatedPageCache final : public PageCache {
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override {
     return (*mapped_)[file].data() + offset;
   }
+  void split_at_edges(std::vector<MappedCopy>&) const override {}
+  std::uint64_t reserved_bytes() const noexcept override { return reservation_.bytes(); }
   void check_files() const override {}
   void find_lost() override {}
   PageCacheStatus status() const override { return {}; }
+  void drop() noexcept override { reservation_ = {}; }
 
  private:
-  void bring(std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) {
-    std::memcpy((*mapped_)[file].data() + offset, files_->at(table_.files[file].path).data() + offset, bytes);
+  template <typename Visit>
+  void for_pages_of(std::uint32_t layer, const Plan& plan, Visit visit) const {
+    for (const MappedCopy& copy : plan.layers[layer].mapped_copies) visit(copy.file, copy.offset, copy.bytes);
+    const std::vector<TensorSpec>& tensors = table_.layers[layer].tensors;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (plan.homes[layer][i] != TensorHome::kMapped) continue;
+      const auto& extent = std::get<FileExtent>(tensors[i].source);
+      visit(extent.file, extent.offset, tensors[i].bytes);
+    }
+  }
+  /// Brought for `layer` by this one's plan, all that `next` keeps of it.
+  bool has_all_of(std::uint32_t layer, const Plan& next) const {
+    std::vector<std::vector<std::uint8_t>> there;
+    for (const std::vector<std::byte>& file : *mapped_) there.emplace_back(file.size());
+    for_pages_of(layer, plan_, [&](std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) {
+      std::fill_n(there[file].begin() + static_cast<std::ptrdiff_t>(offset), bytes, std::uint8_t{1});
+    });
+    bool has_all = true;
+    for_pages_of(layer, next, [&](std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) {
+      const auto begin = there[file].begin() + static_cast<std::ptrdiff_t>(offset);
+      has_all = has_all && std::count(begin, begin + static_cast<std::ptrdiff_t>(bytes), 0) == 0;
+    });
+    return has_all;
   }
 
   std::mt19937_64& random_;
   const LayerTable& table_;
   const Plan& plan_;
   std::shared_ptr<const MemoryFiles> files_;
-  const Reservation reservation_;
+  Reservation reservation_;
   const bool fails_;
   std::vector<std::uint64_t>& failures_;
   std::vector<State> states_;  // by layer, like the next
   std::vector<bool> registered_;
-  const std::shared_ptr<Mapped> mapped_ = std::make_shared<Mapped>();
+  std::shared_ptr<Mapped> mapped_ = std::make_shared<Mapped>();
 };
 
 }  // namespace tierstream::simulation

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <random>
@@ -50,6 +51,8 @@ class SimulatedStorage final : public StorageBackend {
   /// Every read that is under way.
   const std::vector<RawRead>& under_way() const { return under_way_; }
   void heal() { faults_.io_error = 0; }
+  /// Told of every read's destination when it is submitted.
+  void watch(std::function<void(std::span<const std::byte>)> on_read) { on_read_ = std::move(on_read); }
 
  private:
   FileInfo do_open(FileId, const std::string& path) override {
@@ -58,6 +61,9 @@ class SimulatedStorage final : public StorageBackend {
   }
 
   void do_submit(std::span<const RawRead> reads) override {
+    if (on_read_) {
+      for (const RawRead& read : reads) on_read_(read.destination);
+    }
     for (const RawRead& read : reads) std::memset(read.destination.data(), 0xEE, read.destination.size());
     under_way_.insert(under_way_.end(), reads.begin(), reads.end());
   }
@@ -114,6 +120,7 @@ class SimulatedStorage final : public StorageBackend {
   std::shared_ptr<const MemoryFiles> files_;
   std::uint32_t alignment_;
   StorageFaults faults_;
+  std::function<void(std::span<const std::byte>)> on_read_;
   std::map<std::pair<std::uint32_t, std::uint64_t>, int> shorts_at_;  // by file and offset, in a row
   std::vector<std::span<const std::byte>> contents_;
   std::vector<RawRead> under_way_;

@@ -129,6 +129,7 @@ class World {
     const bool reads_land = chance(50);
     const PlanOptions options{.reads_land = reads_land,
                               .is_host = chance(50),
+                              .allocation_bytes = std::uint64_t{4096} << below(4),
                               .max_slots = 1 + static_cast<std::uint32_t>(below(5)),
                               .request_bytes = std::uint64_t{4096} << below(2),
                               .max_block_bytes = std::uint64_t{8192} << below(3),
@@ -171,27 +172,29 @@ class World {
   }
 
   void begin_staging(Plan plan, std::uint64_t generation) {
-    const StagingGround ground{.table = table_,
-                               .storage = *storage_,
-                               .device = *device_,
-                               .gpu = *gpu_,
-                               .pinned = *pinned_,
-                               .page_cache = *page_cache_,
-                               .make_pages = [this](const Plan& made) { return make_pages(made); },
-                               .clock = clock_,
-                               .trace = {},
-                               .stable_slots = stable_slots_};
-    auto next =
-        std::make_shared<Staging>(ground, std::move(plan), generation, outside_.data(), outside_is_there_);
+    const StagingGround ground{
+        .table = table_,
+        .storage = *storage_,
+        .device = *device_,
+        .gpu = *gpu_,
+        .pinned = *pinned_,
+        .page_cache = *page_cache_,
+        .make_pages = [this](const Plan& made, PageCache* before) { return make_pages(made, before); },
+        .clock = clock_,
+        .trace = {},
+        .stable_slots = stable_slots_};
+    auto next = std::make_shared<Staging>(ground, std::move(plan), generation, outside_.data(),
+                                          outside_is_there_, staging_.get());
     if (staging_) next->hand_off().carry_on(staging_->hand_off());
     staging_ = std::move(next);
     rule_ = {staging_->plan().slots, stable_slots_};
     check_budgets();
   }
 
-  std::unique_ptr<PageCache> make_pages(const Plan& plan) {
+  std::unique_ptr<PageCache> make_pages(const Plan& plan, PageCache* before) {
     auto pages = std::make_unique<SimulatedPageCache>(random_, table_, plan, files_, *page_cache_,
-                                                      options_.is_host, pages_fail_, page_failures_);
+                                                      options_.is_host, pages_fail_, page_failures_,
+                                                      static_cast<SimulatedPageCache*>(before));
     pages_ = pages.get();
     return pages;
   }
@@ -206,28 +209,85 @@ class World {
       step_loop();
       if (loop_failed_) return;
     }
-    outside_is_there_ = outside_is_there_ || staging_->loop().outside_is_there();
+    outside_is_there_ = outside_is_there_ || staging_->loop().is_there(layers());
+    std::vector<Resident> there = residents_there();
     pages_ = nullptr;
     staging_->retire();
-    const Budget least = least_budget(options_);
-    const Budget held{.gpu = gpu_->used_bytes() - outside_reservation_.bytes(),
-                      .pinned = pinned_->used_bytes(),
-                      .page_cache = page_cache_->used_bytes()};
-    if (std::ranges::none_of(callers_, [](const Caller& c) { return !c.holds.empty(); }) &&
-        held != Budget{}) {
-      throw Failure("memory is held though no lease is out");
+    if (chance(10)) {  // parked in between
+      staging_->free_kept(chance(50));
+      there.clear();
     }
+    const Budget kept = staging_->kept();
+    const Budget slots{.gpu = gpu_->used_bytes() - outside_reservation_.bytes() - kept.gpu,
+                       .pinned = pinned_->used_bytes(),
+                       .page_cache = page_cache_->used_bytes() - kept.page_cache};
+    TensorHomes held = all_streamed(table_);
+    bool any_held = false;
+    for (const Caller& caller : callers_) {
+      for (const Holding& holding : caller.holds) holding.staging->add_held(held);
+      any_held = any_held || !caller.holds.empty();
+    }
+    if (!any_held && slots != Budget{}) throw Failure("memory is held though no lease is out");
     // What is left beside the leases of before must do.
+    PlanOptions options = options_;
+    options.held = &held;
+    const Budget least = least_budget(options);
     Budget room = least;
     room.gpu += below(layers() + 2) * (least.gpu - outside_reservation_.bytes());
     room.pinned += below(4) * options_.request_bytes;
-    if (chance(50)) room.page_cache = below(layers() * 20'000);
-    gpu_->set_limit(room.gpu + held.gpu);
-    pinned_->set_limit(room.pinned + held.pinned);
-    page_cache_->set_limit(room.page_cache + held.page_cache);
-    begin_staging(make_plan(table_, room, {}, options_), staging_->generation() + 1);
+    if (chance(50)) room.page_cache += below(layers() * 20'000);
+    gpu_->set_limit(room.gpu + slots.gpu);
+    pinned_->set_limit(room.pinned + slots.pinned);
+    page_cache_->set_limit(room.page_cache + slots.page_cache);
+    begin_staging(make_plan(table_, room, {}, options), staging_->generation() + 1);
+    keep_residents(there);
     ++outcome_.budget_changes;
     ++progress_;
+  }
+
+  /// A resident tensor whose bytes have come.
+  struct Resident {
+    std::uint32_t layer;
+    std::size_t tensor;
+    std::span<const std::byte> bytes;
+  };
+  std::vector<Resident> residents_there() const {
+    std::vector<Resident> there;
+    for (std::uint32_t layer = 0; layer < layers(); ++layer) {
+      if (!staging_->loop().is_there(layer)) continue;
+      for (std::size_t i = 0; i < table_.layers[layer].tensors.size(); ++i) {
+        if (staging_->plan().homes[layer][i] == TensorHome::kResident) {
+          there.push_back({layer, i, resident_bytes(layer, i)});
+        }
+      }
+    }
+    return there;
+  }
+  std::span<const std::byte> resident_bytes(std::uint32_t layer, std::size_t i) const {
+    return {staging_->tensor(layer, 0, i).data, table_.layers[layer].tensors[i].bytes};
+  }
+
+  /// What was there before a change of the budget and is in the plan of after lies where it lay, and nothing
+  /// is brought there again.
+  void keep_residents(const std::vector<Resident>& there) {
+    std::vector<std::span<const std::byte>> kept;
+    for (const Resident& before : there) {
+      if (staging_->plan().homes[before.layer][before.tensor] != TensorHome::kResident) continue;
+      if (resident_bytes(before.layer, before.tensor).data() != before.bytes.data()) {
+        throw Failure("a resident tensor has moved");
+      }
+      kept.push_back(before.bytes);
+    }
+    outcome_.residents_kept += kept.size();
+    const auto refuse = [kept](std::span<const std::byte> written) {
+      for (const std::span<const std::byte> bytes : kept) {
+        if (written.data() < bytes.data() + bytes.size() && bytes.data() < written.data() + written.size()) {
+          throw Failure("a tensor that was resident before is brought again");
+        }
+      }
+    };
+    storage_->watch(refuse);
+    device_->watch(refuse);
   }
 
   void check_budgets() const {
@@ -241,7 +301,12 @@ class World {
   }
 
   Budget least_budget(const PlanOptions& options) {
-    const Budget plenty{.gpu = 1u << 30, .pinned = 1u << 30, .page_cache = 0};
+    // Not more pages than leases hold: on the host, what is mapped needs no slot.
+    Budget plenty{.gpu = 1u << 30, .pinned = 1u << 30, .page_cache = 0};
+    if (options.held != nullptr) {
+      plenty.page_cache = 1u << 30;
+      plenty.page_cache = make_plan(table_, plenty, {}, options).minimum.page_cache;
+    }
     return make_plan(table_, plenty, {}, options).minimum;
   }
 

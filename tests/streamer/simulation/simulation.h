@@ -21,6 +21,7 @@ struct Outcome {
   std::uint64_t too_many_leases = 0;
   std::uint64_t device_failures = 0;
   std::uint64_t budget_changes = 0;
+  std::uint64_t residents_kept = 0;  ///< over changes of the budget
 };
 
 /// What the staging loop did wrong.
@@ -36,7 +37,8 @@ class Failure : public std::runtime_error {
 ///
 /// Checks that every tensor has the right bytes at the beginning and end of each use on its stream, that
 /// errors surface at the acquire of the layer they hit with file, tensor and offset, that a lease is refused
-/// only when every slot is leased, that blocks all come back, and that everything ends. Throws Failure.
+/// only when every slot is leased, that blocks all come back, that nothing which a change of the budget keeps
+/// on the device moves or is brought again, and that everything ends. Throws Failure.
 Outcome simulate(std::uint64_t seed, const Lies& lies = {});
 
 }  // namespace tierstream::simulation

@@ -35,7 +35,8 @@ class Lease {
 
   std::size_t index() const noexcept { return layer_; }
   const Layer& layer() const noexcept;
-  /// Addresses are stable per layer, slot and generation: each change of the budget begins another.
+  /// Addresses are stable per layer, slot and generation: each change of the budget begins another, in which
+  /// only residents of both plans lie where they lay.
   std::uint64_t generation() const noexcept;
   /// The slot that holds what is streamed of the layer; `plan().slots` where nothing is.
   std::uint32_t slot() const noexcept;

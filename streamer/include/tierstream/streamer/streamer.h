@@ -119,11 +119,14 @@ class Streamer {
   /// Why the ring is not registered for DMA; empty when it is.
   std::string registration_refusal() const;
 
-  /// Counts the plans: addresses within layers hold for one generation.
+  /// Counts the plans: addresses within layers hold for one generation, but those of tensors that are resident
+  /// on the device (or used where they are mapped) in both plans, which are the same in the next.
   std::uint64_t generation() const noexcept;
   /// From now on the tiers hold no more than `budget`: what no lease uses goes back before this returns, the
-  /// rest when its lease ends (and the work on its stream). Between passes, or within one. Layers are loaded
-  /// anew as they come by; tensors outside the layers stay where they are. Returns what leases still hold.
+  /// rest when its lease ends (and the work on its stream). Between passes, or within one. What stays under
+  /// both budgets, and what leases use of it, is neither moved nor read again; more of it comes as its layers
+  /// come by, and what is streamed is loaded anew. Tensors outside the layers stay where they are. Returns what
+  /// leases hold beside the new plan.
   /// Errors: kBudgetTooSmall, and nothing has changed; kOutOfMemory where the machine has less, kFileChanged:
   /// the next `acquire` tries again; kInternal where a read or copy does not end: nothing works any more.
   /// While leases leave too little for the next layer, `acquire` throws kTooManyLeases.

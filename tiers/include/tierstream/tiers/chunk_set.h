@@ -2,6 +2,7 @@
 
 #include <tierstream/io/layer_table.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -15,6 +16,15 @@ inline constexpr std::uint64_t kChunkBytes = 2u << 20;
 inline constexpr std::uint64_t kChunkBytesInPlace = 256u << 10;
 /// What is registered for DMA at once, at most: 256 MiB; aligned in the file. No copy may cross its edges.
 inline constexpr std::uint64_t kWindowChunks = 128;
+
+/// Neighbouring chunks of a file.
+struct ChunkSpan {
+  std::uint32_t file;
+  std::uint64_t first;
+  std::uint64_t last;
+
+  std::uint64_t count() const noexcept { return last - first + 1; }
+};
 
 /// Chunks of a table's files: what the page-cache tier keeps. A plain value.
 class ChunkSet {
@@ -33,26 +43,36 @@ class ChunkSet {
   std::uint64_t chunk_of(std::uint64_t offset) const noexcept { return offset / chunk_bytes_; }
   std::uint64_t window_bytes() const noexcept { return chunk_bytes_ * kWindowChunks; }
 
-  /// The chunk that begins at `chunk` times the chunks' size. False: it was there already.
-  bool insert(std::uint32_t file, std::uint64_t chunk);
-  bool contains(std::uint32_t file, std::uint64_t chunk) const { return files_[file].chunks[chunk]; }
+  /// Those that a tensor of at least one byte touches.
+  ChunkSpan chunks_of(const FileExtent& extent, std::uint64_t bytes) const noexcept;
+
+  /// Of `span` what is not there yet. The last chunk of a file counts up to the file's end.
+  std::uint64_t missing_bytes(const ChunkSpan& span) const;
+  /// Returns the bytes that were missing.
+  std::uint64_t insert(const ChunkSpan& span);
+  /// Removes what `others`, of the same files and chunks, do not have.
+  void keep_only(const ChunkSet& others);
+  void clear() noexcept;
+  bool contains(std::uint32_t file, std::uint64_t chunk) const { return files_[file].chunks[chunk] != 0; }
   /// All of the file bytes [begin, end).
   bool covers(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const;
   /// Where the stretch from `begin` on ends, `end` at most, that is all in the set or all outside it.
   std::uint64_t stretch_end(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const;
 
   bool empty() const noexcept { return bytes_ == 0; }
-  /// The last chunk of a file counts up to the file's end.
   std::uint64_t bytes() const noexcept { return bytes_; }
-  std::uint64_t bytes_of(std::uint32_t file, std::uint64_t chunk) const;
   /// Runs of neighbours, cut at windows' edges, in the order of files and offsets.
   std::vector<Range> ranges() const;
 
  private:
   struct File {
     std::uint64_t bytes;
-    std::vector<bool> chunks;
+    std::vector<std::uint8_t> chunks;  ///< not bool: asked for and counted in long runs
   };
+  std::uint64_t bytes_of(std::uint32_t file, std::uint64_t chunk) const {
+    return std::min(chunk_bytes_, files_[file].bytes - chunk * chunk_bytes_);
+  }
+
   std::uint64_t chunk_bytes_ = kChunkBytes;
   std::vector<File> files_;
   std::uint64_t bytes_ = 0;

@@ -38,7 +38,7 @@ struct MemoryCopy {
   std::uint64_t bytes;
 };
 
-/// A copy out of the page-cache tier, within one registered range of it.
+/// A copy out of the page-cache tier, which cuts it where what is registered as one ends.
 struct MappedCopy {
   std::uint32_t file;
   std::uint64_t offset;
@@ -63,10 +63,14 @@ struct LayerLayout {
   std::uint64_t mapped_bytes() const;  ///< copied per load out of the page-cache tier
 };
 
+/// What memory of its own takes from the device (DeviceTraits::allocation_bytes) for `bytes`.
+std::uint64_t allocated_bytes(std::uint64_t bytes, std::uint64_t allocation_bytes);
+
 struct LayoutRules {
   std::uint64_t block_bytes = 8u << 20;    ///< of the ring; a multiple of `request_bytes`
   std::uint64_t request_bytes = 1u << 20;  ///< one read; a multiple of every file's alignment
   bool reads_land = false;                 ///< the device takes reads in its slots
+  std::uint64_t allocation_bytes = 4096;   ///< DeviceTraits::allocation_bytes
   std::uint64_t merge_gap_bytes = 64u
                                   << 10;  ///< a gap up to this is read and dropped: cheaper than a request
 };
@@ -86,7 +90,9 @@ struct LayerPart {
 };
 
 /// Lays `part` of `layer` out in a slot. Tensors that are neighbours in the file and keep their alignment
-/// travel as one copy; tensors of the same bytes share them. Pure.
+/// travel as one copy; tensors of the same bytes share them. Residents lie apart: each begins a page of its
+/// own (kSlotAlignment), so that it can have memory of its own, and takes what that takes; reads that land
+/// put it as far behind the page's begin in every layout. Pure.
 LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                               const LayerPart& part = {});
 

@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 namespace tierstream {
 
@@ -41,8 +42,13 @@ class PageCache {
   virtual bool is_registered(std::uint32_t layer) const noexcept = 0;
   /// Bytes read from storage for `layer` since the last call.
   virtual std::uint64_t take_read_bytes(std::uint32_t layer) noexcept = 0;
-  /// Where the file's byte at `offset`, of a chunk that the plan keeps, is mapped; any thread.
+  /// Where the file's byte at `offset`, of a chunk that the plan keeps, is mapped; any thread. The same for
+  /// whoever took it over.
   virtual const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept = 0;
+  /// Cuts copies where what is registered as one ends: none may cross that.
+  virtual void split_at_edges(std::vector<MappedCopy>& copies) const = 0;
+  /// Reserved of the tier's budget.
+  virtual std::uint64_t reserved_bytes() const noexcept = 0;
 
   /// Throws Error kFileChanged for a file that was written to or cut since the table was made. Any thread.
   virtual void check_files() const = 0;
@@ -50,12 +56,17 @@ class PageCache {
   virtual void find_lost() = 0;
   /// Any thread.
   virtual PageCacheStatus status() const = 0;
+  /// Gives its pages back: from the system's cache, too, what this one has read into it. Nothing is asked of
+  /// it any more but `address`; what is used there comes by page faults.
+  virtual void drop() noexcept = 0;
 };
 
 /// The page-cache tier: reads the plan's chunks once into the page cache, by several threads, maps them
 /// shared and read-only, locks them and registers them for DMA, run by run (ChunkSet::ranges), so that
 /// devices read them where they lie. What is not locked the system may drop: `find_lost` has it read
 /// again; what is used before that comes by page faults.
+///
+/// That of another plan takes over the mappings, and the runs that both plans keep.
 ///
 /// A file replaced by renaming goes on with its old content. A file cut while its pages are used raises
 /// SIGBUS: `check_files` narrows that race but cannot close it; see `mapped_file_at`.
@@ -65,10 +76,14 @@ class FilePageCache final : public PageCache {
  public:
   /// Holds `budget` for the plan's chunks. `locks`: false leaves them to the system, which may drop them when
   /// memory is short. Throws Error kOpenFailed, kFileChanged, kOutOfMemory. `table`,
-  /// `plan` and `device` outlive it.
+  /// `plan` and `device` outlive it. `before` (null: none), of the same table, device and budget, keeps from
+  /// then on nothing but its mappings: addresses of what both plans keep stay good; no copy from it is under
+  /// way, and nothing but `address`, `status` and its end is asked of it any more. What only `before` keeps is
+  /// given back as by `drop`.
   FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
-                std::function<void()> on_progress);
-  /// Ends its threads; copies from its memory must be done.
+                std::function<void()> on_progress, FilePageCache* before = nullptr);
+  /// Ends its threads; copies from its memory must be done. Pages stay in the system's cache for whoever comes
+  /// next.
   ~FilePageCache() override;
 
   State state(std::uint32_t layer) const noexcept override;
@@ -77,11 +92,14 @@ class FilePageCache final : public PageCache {
   bool is_registered(std::uint32_t layer) const noexcept override;
   std::uint64_t take_read_bytes(std::uint32_t layer) noexcept override;
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override;
+  void split_at_edges(std::vector<MappedCopy>& copies) const override;
+  std::uint64_t reserved_bytes() const noexcept override;
 
   /// Compares sizes and times of change.
   void check_files() const override;
   void find_lost() override;
   PageCacheStatus status() const override;
+  void drop() noexcept override;
 
  private:
   class Loader;

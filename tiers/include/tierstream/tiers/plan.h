@@ -24,6 +24,7 @@ struct LinkRates {
 struct PlanOptions {
   bool reads_land = false;                    ///< DeviceTraits::reads_land
   bool is_host = false;                       ///< DeviceTraits::is_host: mapped tensors are used in place
+  std::uint64_t allocation_bytes = 4096;      ///< DeviceTraits::allocation_bytes
   std::uint32_t max_slots = 3;                ///< more device memory than that goes to residents
   std::uint64_t request_bytes = 1u << 20;     ///< one read
   std::uint64_t max_block_bytes = 8u << 20;   ///< at 8 MiB a copy runs at 0.95 of the link
@@ -31,6 +32,9 @@ struct PlanOptions {
   std::uint64_t chunk_bytes = 0;  ///< of host residency; 0: as the device asks for, see chunk_set.h
   /// Seconds that each layer computes; empty: unknown, taken for 0.
   std::span<const double> layer_seconds = {};
+  /// Homes that leases of an earlier plan hold: tensors that are resident or mapped there are so in this
+  /// plan, too, whatever the budget. Null: none.
+  const TensorHomes* held = nullptr;
 };
 
 /// What one layer asks of each link, whenever it is loaded. Bytes.
@@ -47,12 +51,11 @@ struct Plan {
   std::uint64_t slot_bytes = 0;
   std::uint32_t slots = 0;
   TensorHomes homes;
-  ChunkSet page_cache;                          ///< what the page-cache tier keeps
-  std::vector<LayerLayout> layers;              ///< by layer: what is streamed, in a slot
-  std::vector<LayerLayout> residents;           ///< by layer: what stays on the device
-  std::vector<std::uint64_t> resident_offsets;  ///< by layer: where that begins among all residents
-  std::uint64_t resident_bytes = 0;             ///< of the residents' memory
-  LayerLayout outside;                          ///< tensors that stay on the device, in one piece of memory
+  ChunkSet page_cache;                 ///< what the page-cache tier keeps
+  std::vector<LayerLayout> layers;     ///< by layer: what is streamed, in a slot
+  std::vector<LayerLayout> residents;  ///< by layer: what stays on the device, each tensor apart
+  std::uint64_t resident_bytes = 0;    ///< of the residents' memory
+  LayerLayout outside;                 ///< tensors that stay on the device, in one piece of memory
 
   Budget minimum;                        ///< the least that works
   std::uint64_t largest_slot_bytes = 0;  ///< what a slot takes while nothing is resident on the device

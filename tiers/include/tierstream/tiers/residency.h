@@ -4,6 +4,7 @@
 #include <tierstream/tiers/chunk_set.h>
 
 #include <cstdint>
+#include <limits>
 #include <span>
 #include <vector>
 
@@ -41,17 +42,38 @@ class ResidentOrder {
   std::span<const ResidentCandidate> candidates() const noexcept { return candidates_; }
 
  private:
-  std::vector<std::vector<std::uint32_t>> tensors_;  // by layer: in file order, tied ones side by side
+  std::vector<std::uint32_t> tensors_;  // of each layer in file order, tied ones side by side
   std::vector<ResidentCandidate> candidates_;
 };
 
-/// The chunks that a page-cache budget of `bytes` keeps: a beginning of one fixed order, as even over the
-/// layers as that of the tensors, but from the end of each layer on, where tensors become resident last.
-/// Chunks whose bytes are all resident on the device are passed over. Only files in the file system have
-/// chunks. `in_place`: tensors that can be used where they are mapped are kept whole or not at all, because a
-/// part would have to be copied that could have been read to its place.
-ChunkSet choose_chunks(const LayerTable& table, const TensorHomes& homes, std::uint64_t bytes, bool in_place,
-                       std::uint64_t chunk_bytes = kChunkBytes);
+/// The order in which chunks are kept in the page cache: as even over the layers as that of the tensors, but
+/// from the end of each layer on, where tensors become resident last. Only files in the file system have
+/// chunks. Pure. `table` outlives it.
+class ChunkOrder {
+ public:
+  /// `in_place`: tensors that can be used where they are mapped are kept whole or not at all, because a part
+  /// would have to be copied that could have been read to its place.
+  ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chunk_bytes = kChunkBytes);
+
+  /// As long a beginning as `bytes` hold, behind the chunks of tensors that are mapped already, which are
+  /// kept whatever `bytes` says. Chunks whose bytes are all resident on the device are passed over.
+  ChunkSet choose(const TensorHomes& homes, std::uint64_t bytes) const;
+
+ private:
+  static constexpr std::uint32_t kNoTensor = std::numeric_limits<std::uint32_t>::max();
+  struct Entry {
+    ChunkSpan chunks;
+    std::uint32_t layer;
+    std::uint32_t tensor;  // that they are kept with, all or none
+  };
+  bool is_kept_whole(const TensorSpec& tensor) const;
+
+  const LayerTable& table_;
+  const bool in_place_;
+  const ChunkSet none_;
+  std::vector<Entry> entries_;
+  std::vector<std::uint32_t> order_;  // of these
+};
 
 /// Gives the tensors that `chunks` covers and that may be used where they are mapped that home.
 void use_where_mapped(const LayerTable& table, const ChunkSet& chunks, TensorHomes& homes);
