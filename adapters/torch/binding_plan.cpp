@@ -86,9 +86,9 @@ class Matcher {
 
 Placement placement_of(const PlannedWeight& weight, std::size_t outside, bool overlaps) {
   if (!weight.source) return Placement::kOwn;
-  if (overlaps || weight.is_buffer) return Placement::kLoaded;
+  if (overlaps) return Placement::kLoaded;
   if (weight.source->layer == outside) return Placement::kOutside;
-  return weight.has_several_owners ? Placement::kLoaded : Placement::kStreamed;
+  return weight.is_buffer || weight.has_several_owners ? Placement::kLoaded : Placement::kStreamed;
 }
 
 /// True: the overlap's tensors that have a source fill the bytes of all of them.
