@@ -62,8 +62,8 @@ void refuse_mismatch(const WeightReport& report);
 /// fill it without a hole. The others have no source, and neither has what is outside the layers.
 LayerTable table_of(const ModelWeights& model);
 
-/// Bytes that the model's tensors take of `device` beside the streamer's; for those that take their final form
-/// there, with `max_slots` slots.
+/// Bytes that the model's tensors take of `device` beside the streamer's; for those that take their final
+/// form there, with `max_slots` slots.
 std::uint64_t kept_bytes(const BindingPlan& plan, const LayerTable& table, const BindOptions& options,
                          at::Device device, std::uint32_t max_slots);
 

@@ -18,7 +18,7 @@ std::vector<ModelWeight> weights_in(const torch::nn::Module& module) {
 ModelWeights weights_of(const torch::nn::Module& model, const std::vector<ModuleList>& lists) {
   ModelWeights weights{.outside = weights_in(model), .layers = {}};
   for (const ModuleList& list : lists) {
-    const std::string prefix = list.path() + ".";
+    const std::string prefix = list.prefix();
     std::erase_if(weights.outside,
                   [&](const ModelWeight& weight) { return weight.name.starts_with(prefix); });
     for (std::size_t i = 0; i < list.size(); ++i) {

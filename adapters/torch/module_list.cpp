@@ -53,7 +53,9 @@ std::shared_ptr<torch::nn::Module> find_module(const torch::nn::Module& model, s
 }  // namespace
 
 ModuleList::ModuleList(torch::nn::Module& model, std::string_view path) : path_(path) {
-  const std::shared_ptr<torch::nn::Module> found = find_module(model, path);
+  const bool is_itself = path.empty() && is_list(model);
+  const std::shared_ptr<torch::nn::Module> found =
+      is_itself ? model.shared_from_this() : find_module(model, path);
   list_ = std::dynamic_pointer_cast<torch::nn::ModuleListImpl>(found);
   sequential_ = std::dynamic_pointer_cast<torch::nn::SequentialImpl>(found);
   if (!is_list(*found)) {
@@ -80,6 +82,14 @@ const std::shared_ptr<torch::nn::Module>& ModuleList::at(std::size_t index) cons
                 fmt::format("\"{}\" holds another module than the one that is streamed", path_of(index)));
   }
   return modules_[index];
+}
+
+torch::nn::SequentialImpl& ModuleList::sequential() const {
+  if (!sequential_) {
+    throw Error(Errc::kWrongModuleType,
+                fmt::format("\"{}\" is a torch::nn::ModuleList, not a torch::nn::Sequential", path_));
+  }
+  return *sequential_;
 }
 
 void ModuleList::throw_wrong_type(std::size_t index, const std::type_info& wanted) const {

@@ -18,13 +18,18 @@ namespace tierstream {
 /// Threads: const members may be called from any thread while nobody changes the list.
 class ModuleList {
  public:
-  /// `path`, e.g. "encoder.layer": the names under which modules were registered. Throws Error kNoSuchModule,
-  /// naming the part that is missing and what is there instead, and kWrongModuleType, naming the path and the
-  /// type found; both list the paths that do lead to a list.
+  using Module = torch::nn::Module;
+
+  /// `path`, e.g. "encoder.layer": the names under which modules were registered; empty: `model` itself,
+  /// which a shared_ptr owns. Throws Error kNoSuchModule, naming the part that is missing and what is there
+  /// instead, and kWrongModuleType, naming the path and the type found; both list the paths that do lead to a
+  /// list.
   ModuleList(torch::nn::Module& model, std::string_view path);
 
   const std::string& path() const noexcept { return path_; }
-  std::string path_of(std::size_t index) const { return path_ + "." + std::to_string(index); }
+  std::string path_of(std::size_t index) const { return prefix() + std::to_string(index); }
+  /// With which the names of all that is in the list begin.
+  std::string prefix() const { return path_.empty() ? "" : path_ + "."; }
   std::size_t size() const noexcept { return modules_.size(); }
 
   /// The module at `index` when this object was made. Throws Error kInvalidArgument with the valid range, and
@@ -38,8 +43,8 @@ class ModuleList {
     throw_wrong_type(index, typeid(Block));
   }
 
-  /// The Sequential that the list is; null where it is a ModuleList.
-  torch::nn::SequentialImpl* sequential() const noexcept { return sequential_.get(); }
+  /// The Sequential that the list is. Throws Error kWrongModuleType where it is a ModuleList.
+  torch::nn::SequentialImpl& sequential() const;
 
  private:
   std::shared_ptr<torch::nn::Module> now_at(std::size_t index) const;

@@ -38,14 +38,14 @@ class StreamedLayer {
 /// For loops only: its iterators own the pass, so that no standard algorithm takes them.
 /// A loop is one pass of the streamer; loops are not nested. A loop that is left early, or by an exception,
 /// ends its layer and its pass. See ModelBinding for what happens to the weights, threads and errors.
-template <class Block>
+template <class Block, class List = ModuleList>
 class StreamedLayers {
  public:
   /// `first` is the streamer's number of the list's first module. `binding` and `list` outlive this object.
   /// Throws Error kWrongModuleType for a module that is no `Block`.
-  StreamedLayers(ModelBinding& binding, const ModuleList& list, std::size_t first = 0)
+  StreamedLayers(ModelBinding& binding, const List& list, std::size_t first = 0)
       : binding_(&binding), list_(&list), first_(first) {
-    for (std::size_t i = 0; i < list.size(); ++i) list.as<Block>(i);
+    for (std::size_t i = 0; i < list.size(); ++i) list.template as<Block>(i);
   }
 
   class Iterator {
@@ -70,11 +70,13 @@ class StreamedLayers {
   Iterator begin() const { return Iterator(*this); }
   std::default_sentinel_t end() const noexcept { return {}; }
   std::size_t size() const noexcept { return list_->size(); }
+  /// The streamer's number of the first layer.
+  std::size_t first() const noexcept { return first_; }
 
-  /// Layer `index` of the list by itself: any order, also inside a loop. Throws what ModuleList::at and
-  /// ModelBinding::acquire throw.
+  /// Layer `index` of the list by itself: any order, also inside a loop. Throws what the list's `at`
+  /// and ModelBinding::acquire throw.
   StreamedLayer<Block> acquire(std::size_t index) const {
-    Block& block = list_->as<Block>(index);
+    Block& block = list_->template as<Block>(index);
     return {block, binding_->acquire(first_ + index)};
   }
 
@@ -88,7 +90,7 @@ class StreamedLayers {
   }
 
   ModelBinding* binding_;
-  const ModuleList* list_;
+  const List* list_;
   std::size_t first_;
 };
 

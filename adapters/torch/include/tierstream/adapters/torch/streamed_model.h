@@ -3,55 +3,20 @@
 #include <tierstream/adapters/torch/model_binding.h>
 #include <tierstream/adapters/torch/module_list.h>
 #include <tierstream/adapters/torch/streamed_layers.h>
+#include <tierstream/adapters/torch/streamed_weights.h>
 #include <tierstream/io/checkpoint.h>
 #include <tierstream/streamer/streamer.h>
 
-#include <cstdint>
-#include <functional>
+#include <cstddef>
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace tierstream {
 
-struct StreamOptions {
-  /// Device and budgets. What the model keeps on the device beside the streamer (buffers, tensors shared by
-  /// layers, memory in which weights are converted) is taken off the gpu budget.
-  StreamerOptions streaming = {};
-  BindOptions binding = {};
-  /// The checkpoint's path of the list at `layers_path` of the module. Empty: the same.
-  std::function<std::string(std::string_view layers_path)> rename_layers = {};
-  /// Paths of further lists of the model: their layers follow those of the first in the streamer's order.
-  std::vector<std::string> more_layers = {};
-};
-
-/// A model's weights while they are streamed: the streamer, and what binds them. Made by `stream`.
-class StreamedWeights {
- public:
-  /// `sources` own what `table` names of memory. Throws what Streamer and ModelBinding throw; the model is
-  /// then as it was.
-  StreamedWeights(const ModelWeights& model, LayerTable table, const StreamOptions& options,
-                  std::vector<at::Tensor> sources = {});
-  StreamedWeights(const StreamedWeights&) = delete;
-  StreamedWeights& operator=(const StreamedWeights&) = delete;
-  ~StreamedWeights();
-
-  bool is_open() const noexcept { return is_open_; }
-  Streamer& streamer() noexcept { return streamer_; }
-  ModelBinding& binding() noexcept { return binding_; }
-  Budget set_budget(const Budget& budget);
-  void close();
-
- private:
-  std::vector<at::Tensor> sources_;  // outlive the streamer
-  std::uint64_t kept_bytes_;         // of the gpu budget, by the model itself
-  Streamer streamer_;
-  ModelBinding binding_;
-  bool is_open_ = true;
-};
-
-/// A model whose layers are streamed. Its own loop over them takes them from here:
+/// A model whose layers are streamed, made by `stream`. Its own loop over the layers takes them from here:
 ///
 ///   Checkpoint checkpoint = Checkpoint::open("/models/bert");
 ///   StreamedModel streamed = stream(*model, "encoder.layer", checkpoint,
@@ -60,21 +25,57 @@ class StreamedWeights {
 ///   streamed.close();
 ///
 /// Everything else of the model is used as before; see ModelBinding for what its weights are meanwhile.
+/// `List` is what holds the layers: ModuleList (StreamedModel) or ScriptModuleList (StreamedScript).
 /// Movable; its layers and leases must have ended when it is destroyed. The model may be destroyed before it.
 /// Threads: one at a time, on any stream.
-class StreamedModel {
+template <class List>
+class BasicStreamedModel {
  public:
-  /// The layers at `path` as a range; empty: those at `layers_path`. It is cheap to make, borrows from this
+  /// `weights` are those of the layers in `lists`, in their order. Use `stream`.
+  BasicStreamedModel(std::vector<List> lists, std::shared_ptr<StreamedWeights> weights)
+      : lists_(std::move(lists)), weights_(std::move(weights)) {}
+
+  /// The layers at `path` as a range; empty: those of the first list. It is cheap to make, borrows from this
   /// object and is not affected by its moves. Throws Error kNoSuchModule for a path that is not streamed, and
   /// kWrongModuleType for a module that is no `Block`.
-  template <class Block>
-  StreamedLayers<Block> layers(std::string_view path = {}) const {
+  template <class Block = typename List::Module>
+  StreamedLayers<Block, List> layers(std::string_view path = {}) const {
     const List& list = find_list(path);
-    return StreamedLayers<Block>(weights_->binding(), list.modules, list.first);
+    return StreamedLayers<Block, List>(weights_->binding(), list, first_of(list));
+  }
+
+  /// The modules at `path`, as they were when streaming began; empty: those of the first list.
+  const List& find_list(std::string_view path = {}) const {
+    if (path.empty()) return lists_.front();
+    std::vector<std::string> paths;
+    for (const List& list : lists_) {
+      if (list.path() == path) return list;
+      paths.push_back(list.path());
+    }
+    throw_not_streamed(path, paths);
+  }
+  /// The streamer's number of the first layer of `list`, which is of this object.
+  std::size_t first_of(const List& list) const noexcept {
+    std::size_t first = 0;
+    for (const List* other = lists_.data(); other != &list; ++other) first += other->size();
+    return first;
+  }
+
+  /// The streamer's number of `module`. Throws Error kNoSuchModule when it is in none of the lists.
+  std::size_t index_of(const typename List::Module& module) const {
+    std::size_t index = 0;
+    for (const List& list : lists_) {
+      for (std::size_t i = 0; i < list.size(); ++i, ++index) {
+        if (&list.template as<typename List::Module>(i) == &module) return index;
+      }
+    }
+    throw_not_in_lists();
   }
 
   Streamer& streamer() const noexcept { return weights_->streamer(); }
   ModelBinding& binding() const noexcept { return weights_->binding(); }
+  /// Shared, so that holders of single layers see whether it is open.
+  const std::shared_ptr<StreamedWeights>& weights() const noexcept { return weights_; }
 
   /// As Streamer::set_budget, less what the model keeps on the device itself.
   Budget set_budget(const Budget& budget) { return weights_->set_budget(budget); }
@@ -85,23 +86,11 @@ class StreamedModel {
   void close() { weights_->close(); }
 
  private:
-  friend StreamedModel stream(torch::nn::Module& model, std::string_view layers_path, LayerTable table,
-                              const StreamOptions& options);
-  friend StreamedModel stream(torch::nn::Module& model, std::string_view layers_path,
-                              const Checkpoint& checkpoint, const StreamOptions& options);
-  friend StreamedModel stream(torch::nn::Module& model, std::string_view layers_path,
-                              const StreamOptions& options);
-  struct List {
-    ModuleList modules;
-    std::size_t first;  ///< the streamer's number of its first layer
-  };
-
-  StreamedModel(std::vector<ModuleList> lists, std::shared_ptr<StreamedWeights> weights);
-  const List& find_list(std::string_view path) const;
-
   std::vector<List> lists_;
-  std::shared_ptr<StreamedWeights> weights_;  // shared: holders of single layers look whether it is open
+  std::shared_ptr<StreamedWeights> weights_;
 };
+
+using StreamedModel = BasicStreamedModel<ModuleList>;
 
 /// Streams the layers of `model` at `layers_path`, e.g. "encoder.layer" (a ModuleList or a Sequential), from
 /// `checkpoint`; everything outside them moves to the device. The model is for inference from here on.

@@ -1,0 +1,109 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <tierstream/adapters/torch/streamed_weights.h>
+#include <tierstream/adapters/torch/tensors.h>
+#include <tierstream/io/error.h>
+
+#include <algorithm>
+#include <iterator>
+#include <unordered_set>
+#include <utility>
+
+#include "binding_plan.h"
+
+namespace tierstream {
+namespace {
+
+std::vector<at::Tensor> tensors_of(const ModelWeights& model) {
+  std::vector<at::Tensor> tensors;
+  for (const LayerWeights& layer : model.layers) {
+    for (const ModelWeight& weight : layer.weights) tensors.push_back(weight.tensor.variable_data());
+  }
+  return tensors;
+}
+
+/// Also refuses what does not fit, before budgets are looked at.
+std::uint64_t bytes_kept_by(const ModelWeights& model, const LayerTable& table,
+                            const StreamOptions& options) {
+  const BindingPlan plan = plan_binding(model, table, options.binding);
+  refuse_mismatch(plan.report);
+  const auto& device = options.streaming.device;
+  return kept_bytes(plan, table, options.binding, device ? to_torch_device(*device) : at::Device(at::kCPU),
+                    options.streaming.max_slots);
+}
+
+StreamerOptions within(StreamerOptions options, std::uint64_t kept_bytes) {
+  if (options.budget.gpu < kept_bytes) {
+    throw Error(Errc::kBudgetTooSmall,
+                fmt::format("gpu needs {} bytes for what the model itself keeps there, and has {}",
+                            kept_bytes, options.budget.gpu));
+  }
+  options.budget.gpu -= kept_bytes;
+  return options;
+}
+
+}  // namespace
+
+StreamedWeights::StreamedWeights(const ModelWeights& model, LayerTable table, const StreamOptions& options,
+                                 std::vector<at::Tensor> sources)
+    : sources_(std::move(sources)),
+      kept_bytes_(bytes_kept_by(model, table, options)),
+      streamer_(std::move(table), within(options.streaming, kept_bytes_)),
+      binding_(model, streamer_, options.binding) {}
+
+StreamedWeights::~StreamedWeights() {
+  binding_.abandon();  // before the streamer's end: buffers are copied from the device
+}
+
+Budget StreamedWeights::set_budget(const Budget& budget) {
+  return streamer_.set_budget(within({.budget = budget}, kept_bytes_).budget);
+}
+
+void StreamedWeights::close() {
+  if (!is_open_) return;
+  binding_.restore();
+  streamer_.close();
+  is_open_ = false;
+}
+
+std::vector<std::string> paths_of(std::string_view layers_path, const StreamOptions& options) {
+  std::vector<std::string> paths{std::string(layers_path)};
+  paths.insert(paths.end(), options.more_layers.begin(), options.more_layers.end());
+  return paths;
+}
+
+LayerTable table_of_lists(const Checkpoint& checkpoint, const std::vector<std::string>& paths,
+                          const StreamOptions& options) {
+  LayerTable all;
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    LayerTable table = checkpoint.layers(options.rename_layers ? options.rename_layers(paths[i]) : paths[i]);
+    if (i == 0) {
+      all = std::move(table);
+      continue;
+    }
+    std::unordered_set<std::string_view> outside;  // of this list; what is outside all lists is in each
+    for (const TensorSpec& tensor : table.outside.tensors) outside.insert(tensor.name);
+    std::erase_if(all.outside.tensors,
+                  [&](const TensorSpec& tensor) { return !outside.contains(tensor.name); });
+    std::ranges::move(table.layers, std::back_inserter(all.layers));
+  }
+  return all;
+}
+
+std::shared_ptr<StreamedWeights> stream_own_weights(const ModelWeights& model, const StreamOptions& options) {
+  StreamOptions own = options;
+  own.binding.rename = nullptr;
+  own.binding.allow_missing = true;
+  return std::make_shared<StreamedWeights>(model, table_of(model), own, tensors_of(model));
+}
+
+void throw_not_streamed(std::string_view path, const std::vector<std::string>& paths) {
+  throw Error(Errc::kNoSuchModule,
+              fmt::format("no layers at \"{}\" are streamed, but at {}", path, fmt::join(paths, ", ")));
+}
+
+void throw_not_in_lists() {
+  throw Error(Errc::kNoSuchModule, "the module is none of the layers that are streamed");
+}
+
+}  // namespace tierstream
