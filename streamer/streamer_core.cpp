@@ -125,8 +125,8 @@ StreamerCore::~StreamerCore() {
   if (storage_hangs_) (void)storage_.release();  // its end would wait for the reads
 }
 
-Plan StreamerCore::make_plan_for(const Budget& budget) const {
-  return make_plan(table_, budget, {},
+Plan StreamerCore::make_plan_for(const LayerTable& table, const Budget& budget) const {
+  return make_plan(table, budget, {},
                    {.reads_land = device_->traits().reads_land,
                     .is_host = device_->traits().is_host,
                     .max_slots = options_.max_slots,
@@ -282,6 +282,24 @@ Budget StreamerCore::set_budget(const Budget& budget) {
   const Budget outstanding = held();
   if (state_ == State::kRunning) begin_staging_in_room();
   return outstanding;
+}
+
+void StreamerCore::replace(std::span<const TensorChange> changes) {
+  const std::scoped_lock lock(staging_mutex_);
+  refuse_unless_running();
+  if (staging_->hand_off().leases() != 0 || held() != Budget{}) {
+    throw Error(Errc::kLeasesOutstanding, "leases are out; end them before tensors are replaced");
+  }
+  std::vector<Layer> layers = table_.layers;
+  for (const TensorChange& change : changes) {
+    TensorSpec& tensor = layers.at(change.layer).tensors.at(change.tensor);
+    tensor = {std::move(tensor.name), change.dtype, change.shape, change.bytes, change.source};
+  }
+  const LayerTable changed{table_.files, table_.open_storage, layers, table_.outside};
+  (void)make_plan_for(changed, options_.budget);  // one that is too small changes nothing
+  end_staging();
+  table_.layers = std::move(layers);
+  begin_staging_in_room();
 }
 
 Budget StreamerCore::park() {

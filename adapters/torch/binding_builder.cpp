@@ -96,7 +96,7 @@ void BindingBuilder::add_streamed(const PlannedWeight& weight) {
       .required_grad = weight.tensor.requires_grad(),
       .tensor = weight.source->tensor,
       .converts = converts,
-      .lands = converts || binding_.poison_,
+      .lands = false,  // set_landing decides
   };
   streamed.bound = streamed.unleased.const_data_ptr();
   new_data_.emplace_back(weight.tensor, streamed.unleased);

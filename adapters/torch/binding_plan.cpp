@@ -178,17 +178,16 @@ std::uint64_t kept_bytes(const BindingPlan& plan, const LayerTable& table, const
   std::uint64_t staying = 0;
   std::vector<std::uint64_t> landing(table.layers.size());
   for (const PlannedWeight& weight : plan.weights) {
-    const bool lands = weight.source &&
-                       (options.poison || !lies_as_in_module(weight.tensor, spec_of(*weight.source, table)));
+    const bool converts = weight.source && !lies_as_in_module(weight.tensor, spec_of(*weight.source, table));
     if (weight.placement == Placement::kStreamed) {
-      if (lands) landing[weight.source->layer] += landed_bytes(weight.tensor);
+      if (converts || options.poison) landing[weight.source->layer] += landed_bytes(weight.tensor);
     } else if (weight.placement == Placement::kOwn ? weight.tensor.device() != device
-                                                   : weight.placement == Placement::kLoaded || lands) {
+                                                   : weight.placement == Placement::kLoaded || converts) {
       staying += weight.tensor.nbytes();
     }
   }
-  const std::uint64_t buffers = std::min<std::uint64_t>(max_slots, table.layers.size()) + 1;
-  return staying + buffers * *std::ranges::max_element(landing);
+  const std::uint64_t largest = landing.empty() ? 0 : *std::ranges::max_element(landing);
+  return staying + most_landing_buffers(max_slots, table.layers.size()) * largest;
 }
 
 LayerTable table_of(const ModelWeights& model) {

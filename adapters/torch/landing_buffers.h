@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 #include <tierstream/tiers/device.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,6 +14,11 @@ namespace tierstream {
 
 /// What a tensor of `like`'s size takes of a landing buffer.
 std::uint64_t landed_bytes(const at::Tensor& like);
+
+/// How many buffers there may be: one a slot, and one.
+inline std::uint64_t most_landing_buffers(std::uint32_t max_slots, std::size_t layers) {
+  return std::min<std::uint64_t>(max_slots, layers) + 1;
+}
 
 /// Device memory where weights whose stored bytes are not those that the module computes with take their
 /// final form: one buffer for each slot, and one more for layers that need no slot. A buffer is made at its

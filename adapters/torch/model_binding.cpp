@@ -43,6 +43,7 @@ ModelBinding::ModelBinding(const ModelWeights& model, Streamer& streamer, const 
   // Views and placeholders are ordinary tensors in every mode: a parameter would become an inference tensor
   // by taking the data of one.
   const c10::InferenceMode ordinary_tensors(false);
+  for (std::size_t i = 0; i < size(); ++i) layers_[i].name = model.layers[i].name;
   BindingBuilder(*this, plan).build();
   set_landing();
 }
@@ -52,19 +53,32 @@ ModelBinding::~ModelBinding() { abandon(); }
 Stream ModelBinding::stream() const { return current_stream(device_); }
 
 void ModelBinding::set_landing() {
-  std::uint64_t buffer_bytes = 0;
+  landing_bytes_ = 0;
   for (LayerState& layer : layers_) {
     std::uint64_t offset = 0;
+    layer.by_slot.clear();
+    layer.generation = 0;  // views are made anew
     for (StreamedWeight& weight : layer.weights) {
+      weight.lands = weight.converts || poison_ || !weight.loras.empty();
       if (!weight.lands) continue;
       weight.landing_offset = offset;
       offset += landed_bytes(weight.like);
     }
     layer.lands = offset != 0;
-    buffer_bytes = std::max(buffer_bytes, offset);
+    landing_bytes_ = std::max(landing_bytes_, offset);
   }
   landing_.reset();
-  if (buffer_bytes != 0) landing_ = std::make_unique<LandingBuffers>(streamer_->device(), buffer_bytes);
+  if (landing_bytes_ != 0) {
+    landing_ = std::make_unique<LandingBuffers>(streamer_->device(), landing_bytes_);
+  }
+}
+
+void ModelBinding::refuse_leases() const {
+  for (const LayerState& layer : layers_) {
+    if (layer.leases != 0) {
+      throw Error(Errc::kLeasesOutstanding, fmt::format("{} is leased; end the lease first", layer.name));
+    }
+  }
 }
 
 Pass ModelBinding::begin_pass(std::vector<std::uint32_t> schedule) {
@@ -128,7 +142,9 @@ void ModelBinding::land(const SlotViews& views, LayerState& layer, const Lease& 
   if (!landing_->begin(lease.slot(), lease.index(), stream())) return;
   try {
     for (std::size_t i = 0; i < layer.weights.size(); ++i) {
-      if (layer.weights[i].lands) views.bound[i].copy_(views.stored[i]);
+      const StreamedWeight& weight = layer.weights[i];
+      if (weight.lands) views.bound[i].copy_(views.stored[i]);
+      for (const AppliedLora& lora : weight.loras) views.bound[i].addmm_(lora.b, lora.a, 1, lora.factor);
     }
     landing_->landed(lease.slot(), stream());
   } catch (...) {
@@ -186,9 +202,7 @@ BoundLayer::~BoundLayer() {
 // --- Giving the model back ---
 
 void ModelBinding::restore() {
-  for (const LayerState& layer : layers_) {
-    if (layer.leases != 0) throw Error(Errc::kLeasesOutstanding, "layers are leased; end the leases first");
-  }
+  refuse_leases();
   const c10::InferenceMode ordinary_tensors(false);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     LayerState& layer = layers_[i];

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "binding_plan.h"
+#include "landing_buffers.h"
 
 namespace tierstream {
 namespace {
@@ -32,13 +33,18 @@ std::uint64_t bytes_kept_by(const ModelWeights& model, const LayerTable& table,
                     options.streaming.max_slots);
 }
 
-StreamerOptions within(StreamerOptions options, std::uint64_t kept_bytes) {
-  if (options.budget.gpu < kept_bytes) {
+Budget less(Budget budget, std::uint64_t kept_bytes) {
+  if (budget.gpu < kept_bytes) {
     throw Error(Errc::kBudgetTooSmall,
                 fmt::format("gpu needs {} bytes for what the model itself keeps there, and has {}",
-                            kept_bytes, options.budget.gpu));
+                            kept_bytes, budget.gpu));
   }
-  options.budget.gpu -= kept_bytes;
+  budget.gpu -= kept_bytes;
+  return budget;
+}
+
+StreamerOptions within(StreamerOptions options, std::uint64_t kept_bytes) {
+  options.budget = less(options.budget, kept_bytes);
   return options;
 }
 
@@ -47,16 +53,60 @@ StreamerOptions within(StreamerOptions options, std::uint64_t kept_bytes) {
 StreamedWeights::StreamedWeights(const ModelWeights& model, LayerTable table, const StreamOptions& options,
                                  std::vector<at::Tensor> sources)
     : sources_(std::move(sources)),
-      kept_bytes_(bytes_kept_by(model, table, options)),
-      streamer_(std::move(table), within(options.streaming, kept_bytes_)),
-      binding_(model, streamer_, options.binding) {}
+      budget_(options.streaming.budget),
+      landing_buffers_(most_landing_buffers(options.streaming.max_slots, table.layers.size())),
+      staying_bytes_(bytes_kept_by(model, table, options)),
+      streamer_(std::move(table), within(options.streaming, staying_bytes_)),
+      binding_(model, streamer_, options.binding) {
+  staying_bytes_ -= landing_buffers_ * binding_.landing_bytes();
+}
 
 StreamedWeights::~StreamedWeights() {
   binding_.abandon();  // before the streamer's end: buffers are copied from the device
 }
 
+std::uint64_t StreamedWeights::kept_bytes() const noexcept {
+  return staying_bytes_ + landing_buffers_ * binding_.landing_bytes() + binding_.lora_bytes();
+}
+
 Budget StreamedWeights::set_budget(const Budget& budget) {
-  return streamer_.set_budget(within({.budget = budget}, kept_bytes_).budget);
+  const Budget outstanding = streamer_.set_budget(less(budget, kept_bytes()));
+  budget_ = budget;
+  return outstanding;
+}
+
+void StreamedWeights::fit_budget() { streamer_.set_budget(less(budget_, kept_bytes())); }
+
+void StreamedWeights::update(std::span<const WeightUpdate> updates) {
+  std::vector<ModelBinding::Update> prepared;
+  std::vector<TensorChange> changes;
+  for (const WeightUpdate& update : updates) {
+    prepared.push_back(binding_.prepare_update(update.layer, update.name, update.value));
+    changes.push_back(prepared.back().change);
+  }
+  const std::uint64_t kept_before = kept_bytes();
+  streamer_.replace(changes);
+  for (ModelBinding::Update& update : prepared) {
+    binding_.apply(update);
+    updates_[{update.change.layer, update.change.tensor}] = std::move(update.source);
+  }
+  if (kept_bytes() != kept_before) fit_budget();  // less is converted now
+}
+
+ModelBinding::LoraId StreamedWeights::add_lora(const Lora& lora, double strength) {
+  const ModelBinding::LoraId id = binding_.add_lora(lora, strength);
+  try {
+    fit_budget();
+  } catch (...) {
+    binding_.remove_lora(id);
+    throw;
+  }
+  return id;
+}
+
+void StreamedWeights::remove_lora(ModelBinding::LoraId id) {
+  binding_.remove_lora(id);
+  fit_budget();
 }
 
 void StreamedWeights::close() {

@@ -22,7 +22,7 @@ TEST(ModuleListPath, LeadsToASequential) {
   model->register_module("blocks", blocks);
   const ModuleList list(*model, "blocks");
   EXPECT_EQ(list.size(), 2u);
-  EXPECT_EQ(list.sequential(), blocks.get());
+  EXPECT_EQ(&list.sequential(), blocks.get());
 }
 
 TEST(ModuleListPath, WithAMissingPartNamesItWhatIsThereAndTheLists) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <tierstream/adapters/torch/lora.h>
 #include <tierstream/adapters/torch/model_weights.h>
 #include <tierstream/adapters/torch/weight_report.h>
 #include <tierstream/streamer/streamer.h>
@@ -9,6 +10,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace tierstream {
@@ -78,6 +80,31 @@ class ModelBinding {
   /// Begins a walk over `schedule` (empty: all layers) on the current stream.
   Pass begin_pass(std::vector<std::uint32_t> schedule = {});
 
+  // Changes of streamed weights for all later leases. No layer is leased meanwhile (Error
+  // kLeasesOutstanding). Use them through BasicStreamedModel, which keeps the budget and the memory that they
+  // need.
+
+  /// Where the streamer is told to take the weight `name` of layer `layer` ("linear.weight") from, so that it
+  /// is `value`, which has the weight's shape; and the tensor in host memory, of the module's dtype, that it
+  /// is then streamed from. Throws Error kTensorMissing for one that is not streamed, kWeightMismatch.
+  struct Update {
+    TensorChange change;
+    at::Tensor source;
+  };
+  Update prepare_update(std::size_t layer, std::string_view name, const at::Tensor& value) const;
+  /// The streamer has been told.
+  void apply(const Update& update);
+
+  using LoraId = std::uint64_t;
+  /// Adds strength x scaling x B A to each weight that `lora` names when its layer is leased, after those
+  /// added before; one Tensor::addmm_ in the module's dtype each. Throws Error kWeightMismatch, naming
+  /// weights that are not streamed or of another shape.
+  LoraId add_lora(const Lora& lora, double strength);
+  void remove_lora(LoraId id);
+  /// Of the device: what one slot's weights that take their final form there need, and all that loras take.
+  std::uint64_t landing_bytes() const noexcept { return landing_bytes_; }
+  std::uint64_t lora_bytes() const noexcept;
+
   /// Gives the model its tensors back, on the CPU: views of the files or its own, buffers with what was
   /// written to them. Weights that cannot be viewed, or are of another dtype in the file, are copied there,
   /// one layer after the other. Frees what this object holds of the device. Idempotent.
@@ -90,6 +117,12 @@ class ModelBinding {
  private:
   friend class BoundLayer;
 
+  struct AppliedLora {
+    LoraId id;
+    at::Tensor a;  ///< on the device, in the module's dtype, as b
+    at::Tensor b;
+    double factor;
+  };
   struct StreamedWeight {
     std::string name;      ///< in full
     at::Tensor parameter;  ///< the model's
@@ -97,7 +130,8 @@ class ModelBinding {
     at::Tensor unleased;   ///< its data between leases
     at::Tensor home;       ///< shows the weight, in the source's dtype; undefined where nothing can
     bool required_grad;
-    std::size_t tensor;                ///< in the layer
+    std::size_t tensor;  ///< in the layer
+    std::vector<AppliedLora> loras = {};
     bool converts;                     ///< its stored bytes are not those of the module
     bool lands;                        ///< takes its final form in a landing buffer ...
     std::uint64_t landing_offset = 0;  ///< ... there
@@ -109,6 +143,7 @@ class ModelBinding {
     std::vector<at::Tensor> bound;   ///< by weight; empty until the layer has been in the slot
   };
   struct LayerState {
+    std::string name;
     std::vector<StreamedWeight> weights;
     bool lands = false;            ///< some of them
     std::uint64_t generation = 0;  ///< of the streamer's plan that the views belong to
@@ -125,6 +160,9 @@ class ModelBinding {
   };
   friend class BindingBuilder;
 
+  void refuse_leases() const;
+  StreamedWeight* find_in_checkpoint(std::string_view full_name);
+
   Stream stream() const;
   void refuse_changed(const LayerState& layer) const;
   const SlotViews& views_of(LayerState& layer, const Lease& lease);
@@ -138,6 +176,8 @@ class ModelBinding {
   Streamer* streamer_;
   at::Device device_;
   bool poison_;
+  LoraId next_lora_ = 1;
+  std::uint64_t landing_bytes_ = 0;
   std::vector<LayerState> layers_;
   std::vector<StayingWeight> staying_;
   std::unique_ptr<LandingBuffers> landing_;  // null where nothing lands, and once given back

@@ -9,6 +9,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -79,6 +80,24 @@ class BasicStreamedModel {
 
   /// As Streamer::set_budget, less what the model keeps on the device itself.
   Budget set_budget(const Budget& budget) { return weights_->set_budget(budget); }
+
+  /// Changes streamed weights for all later passes; between leases the model shows the new values. Everything
+  /// is staged anew, so that many updates at once cost no more than one. Throws what
+  /// ModelBinding::prepare_update and Streamer::replace throw; then nothing has changed.
+  void update(std::span<const WeightUpdate> updates) { weights_->update(updates); }
+  void update(std::size_t layer, std::string name, at::Tensor value) {
+    const WeightUpdate one{layer, std::move(name), std::move(value)};
+    update({&one, 1});
+  }
+
+  /// Applies `lora` to streamed weights in all later passes, as ModelBinding::add_lora does, until it is
+  /// removed by its number. Between leases the model shows the weights without it. Its matrices and the
+  /// memory in which weights take their final form are taken off the gpu budget (kBudgetTooSmall; then
+  /// nothing has changed), and everything is staged anew.
+  ModelBinding::LoraId add_lora(const Lora& lora, double strength = 1) {
+    return weights_->add_lora(lora, strength);
+  }
+  void remove_lora(ModelBinding::LoraId id) { weights_->remove_lora(id); }
 
   /// Gives the model back as ModelBinding::restore does, ends streaming and leaves nothing on the device. The
   /// destructor does the same, but copies no weights (ModelBinding::abandon). Idempotent.

@@ -4,11 +4,15 @@
 #include <tierstream/io/checkpoint.h>
 #include <tierstream/streamer/streamer.h>
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace tierstream {
@@ -22,6 +26,13 @@ struct StreamOptions {
   std::function<std::string(std::string_view layers_path)> rename_layers = {};
   /// Paths of further lists of the model: their layers follow those of the first in the streamer's order.
   std::vector<std::string> more_layers = {};
+};
+
+/// A new value for a streamed weight: `name` is within the layer, as the module knows it ("linear.weight").
+struct WeightUpdate {
+  std::size_t layer;  ///< the streamer's number
+  std::string name;
+  at::Tensor value;  ///< of the weight's shape; is copied
 };
 
 /// A model's weights while they are streamed: the streamer, and what binds them. Made by `stream`.
@@ -39,11 +50,22 @@ class StreamedWeights {
   Streamer& streamer() noexcept { return streamer_; }
   ModelBinding& binding() noexcept { return binding_; }
   Budget set_budget(const Budget& budget);
+  void update(std::span<const WeightUpdate> updates);
+  ModelBinding::LoraId add_lora(const Lora& lora, double strength);
+  void remove_lora(ModelBinding::LoraId id);
   void close();
 
  private:
-  std::vector<at::Tensor> sources_;  // outlive the streamer
-  std::uint64_t kept_bytes_;         // of the gpu budget, by the model itself
+  /// Of the gpu budget, by the model itself.
+  std::uint64_t kept_bytes() const noexcept;
+  /// Leaves the streamer what the model does not take any more, or takes it off.
+  void fit_budget();
+
+  std::vector<at::Tensor> sources_;                                    // outlive the streamer, as do the next
+  std::map<std::pair<std::size_t, std::size_t>, at::Tensor> updates_;  // by layer and tensor
+  Budget budget_;                                                      // of streamer and model together
+  std::uint64_t landing_buffers_;                                      // at most
+  std::uint64_t staying_bytes_;  // of tensors that stay on the device in memory of their own
   Streamer streamer_;
   ModelBinding binding_;
   bool is_open_ = true;
