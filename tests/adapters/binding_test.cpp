@@ -1,5 +1,6 @@
 // What becomes of a model's tensors while it is streamed: the rules that a naive port breaks.
 #include <gtest/gtest.h>
+#include <tierstream/adapters/torch/build_layers.h>
 #include <tierstream/adapters/torch/streamed_model.h>
 #include <tierstream/io/file_backends.h>
 #include <torch/nn.h>
@@ -190,6 +191,26 @@ TEST_F(Binding, TakesTensorsWithoutElements) {
   }
 }
 
+TEST_F(Binding, BuildsAModelWithTheMemoryOfOneLayer) {
+  std::vector<std::shared_ptr<TinyLayerImpl>> made;
+  auto model = std::make_shared<TinyModelImpl>(0);
+  const torch::nn::ModuleList layers = build_layers(kLayers, [&](std::size_t i) {
+    for (std::size_t before = 0; before < i; ++before) {
+      for (const at::Tensor& parameter : made[before]->parameters()) {
+        EXPECT_EQ(parameter.storage().nbytes(), sizeof(float));
+      }
+    }
+    return made.emplace_back(std::make_shared<TinyLayerImpl>());
+  });
+  model->layers->extend(*layers);
+  EXPECT_TRUE(model->layer(1)->linear->weight.requires_grad());
+  EXPECT_EQ(model->layer(1)->linear->weight.sizes(), at::IntArrayRef({kWidth, kWidth}));
+  StreamedModel streamed = start(*model, tensors_of(*trained_));
+  EXPECT_TRUE(at::equal(model->forward(some_input(), streamed.layers<TinyLayerImpl>()), expected()));
+  streamed.close();
+  EXPECT_TRUE(at::equal(model->forward_resident(some_input()), expected()));
+}
+
 // --- Shared and overlapping memory ---
 
 /// A model in which weights of layers 0 and 3 are rows of the head's, and two of layer 1 overlap.
@@ -373,11 +394,10 @@ TEST_F(Binding, RefusesAListThatHoldsAnotherModule) {
 
 TEST_F(Binding, RefusesMetaTensorsWithTheirName) {
   model_->layer(1)->register_parameter("scale", torch::zeros({1}, torch::kMeta));
-  EXPECT_EQ(
-      thrown_by([&] { start(); }),
-      (Thrown{Errc::kInvalidArgument,
-              "tensor \"encoder.layer.1.scale\": a meta tensor has no data to replace: make the module "
-              "on the cpu"}));
+  EXPECT_EQ(thrown_by([&] { start(); }),
+            (Thrown{Errc::kInvalidArgument,
+                    "tensor \"encoder.layer.1.scale\": a meta tensor has no data to replace: make the module "
+                    "on the cpu"}));
 }
 
 // --- Addresses ---
