@@ -6,6 +6,7 @@
 #include <torch/nn.h>
 #include <torch/serialize.h>
 
+#include <csignal>
 #include <fstream>
 #include <map>
 #include <optional>
@@ -71,6 +72,13 @@ TEST_F(Binding, ShowsTheTrueWeightsBetweenLeases) {
   torch::nn::Linear loaded(kWidth, kWidth);
   torch::load(loaded, file);
   EXPECT_TRUE(at::equal(loaded->weight, trained_->layer(3)->linear->weight));
+}
+
+TEST_F(Binding, LetsNobodyWriteToWeightsBetweenLeases) {
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const StreamedModel streamed = start();
+  float* const address = weight(1).data_ptr<float>();
+  EXPECT_EXIT(*address = 0, testing::KilledBySignal(SIGSEGV), "");
 }
 
 TEST_F(Binding, LeavesAClonePlainAndWithTheTrueWeights) {
