@@ -26,6 +26,16 @@ bool is_alike(const at::Tensor& tensor, const TensorSpec& spec) {
   return tensor.scalar_type() == *type || converts;
 }
 
+/// Tensors whose data torch does not let anybody replace.
+void refuse_fixed(const at::Tensor& tensor, const std::string& name) {
+  const char* what = nullptr;
+  if (tensor.is_meta()) what = "a meta tensor has no data to replace: make the module on the cpu";
+  if (tensor.is_inference()) {
+    what = "the data of an inference tensor cannot be replaced: make the module outside of inference mode";
+  }
+  if (what != nullptr) throw Error(Errc::kInvalidArgument, what, {.tensor = name});
+}
+
 /// Collects the distinct tensors of a model, and the source of each.
 class Matcher {
  public:
@@ -63,11 +73,7 @@ class Matcher {
         positions_.emplace(weight.tensor.unsafeGetTensorImpl(), plan_.weights.size());
     if (is_new) {
       std::string name = fmt::format("{}{}", prefix, weight.name);
-      if (weight.tensor.is_meta()) {
-        throw Error(Errc::kInvalidArgument,
-                    "a meta tensor has no data to replace: make the module on the cpu",
-                    {.tensor = std::move(name)});
-      }
+      refuse_fixed(weight.tensor, name);
       plan_.weights.push_back({.name = std::move(name),
                                .tensor = weight.tensor,
                                .is_buffer = weight.is_buffer,

@@ -52,7 +52,8 @@ struct BindingPlan {
 };
 
 /// Matches the tensors of `model` with those of `table` by name. Throws Error kWeightMismatch when the
-/// numbers of layers differ, kInvalidArgument for a tensor that has no memory which could be replaced (meta).
+/// numbers of layers differ, kInvalidArgument for a tensor whose data torch does not let anybody replace
+/// (meta, inference).
 BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, const BindOptions& options);
 
 /// Throws Error kWeightMismatch with the report's text, unless it is empty.

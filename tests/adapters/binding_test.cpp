@@ -219,6 +219,12 @@ TEST_F(Binding, BuildsAModelWithTheMemoryOfOneLayer) {
   EXPECT_TRUE(at::equal(model->forward_resident(some_input()), expected()));
 }
 
+TEST_F(Binding, StreamsAModelAgainThatWasGivenBackAsViewsOfAFile) {
+  { const StreamedModel streamed = start(); }
+  const StreamedModel streamed = stream(*model_, kPath, {.streaming = {.budget = ample()}});
+  EXPECT_TRUE(at::equal(run(streamed), expected()));
+}
+
 // --- Shared and overlapping memory ---
 
 /// A model in which weights of layers 0 and 3 are rows of the head's, and two of layer 1 overlap.
@@ -400,12 +406,20 @@ TEST_F(Binding, RefusesAListThatHoldsAnotherModule) {
                     "\"encoder.layer.1\" holds another module than the one that is streamed"}));
 }
 
-TEST_F(Binding, RefusesMetaTensorsWithTheirName) {
+TEST_F(Binding, RefusesTensorsWhoseDataCannotBeReplacedWithTheirName) {
   model_->layer(1)->register_parameter("scale", torch::zeros({1}, torch::kMeta));
-  EXPECT_EQ(thrown_by([&] { start(); }),
-            (Thrown{Errc::kInvalidArgument,
-                    "tensor \"encoder.layer.1.scale\": a meta tensor has no data to replace: make the module "
-                    "on the cpu"}));
+  EXPECT_EQ(
+      thrown_by([&] { start(); }),
+      (Thrown{Errc::kInvalidArgument,
+              "tensor \"encoder.layer.1.scale\": a meta tensor has no data to replace: make the module on "
+              "the cpu"}));
+  const c10::InferenceMode inference;
+  TinyModel made(kLayers);
+  EXPECT_EQ(
+      thrown_by([&] { start(*made, tensors_of(*trained_)); }),
+      (Thrown{Errc::kInvalidArgument,
+              "tensor \"head.weight\": the data of an inference tensor cannot be replaced: make the module "
+              "outside of inference mode"}));
 }
 
 // --- Addresses ---
@@ -556,6 +570,17 @@ TEST_P(Converted, WeightsStayConvertedWhileTheLayerIsInItsSlot) {
   layers.acquire(1)->linear->weight.zero_();  // nobody may, but it shows whether they are converted again
   EXPECT_EQ(layers.acquire(1)->linear->weight.data_ptr(), address);
   EXPECT_EQ(layers.acquire(1)->linear->weight.count_nonzero().item<std::int64_t>(), 0);
+}
+
+TEST_P(Converted, WeightsAreConvertedWithoutAllocations) {
+  StreamedModel streamed = start_converted(1);
+  const auto layers = streamed.layers<TinyLayerImpl>();
+  for (const std::size_t i : {0u, 1u}) layers.acquire(i);
+  for (const std::size_t i : {0u, 1u}) {
+    const std::size_t before = allocations_of_this_thread();
+    layers.acquire(i);
+    EXPECT_EQ(allocations_of_this_thread() - before, 0u);
+  }
 }
 
 TEST_F(Binding, RefusesDTypesThatDoNotConvert) {

@@ -58,7 +58,7 @@ class BoundLayer {
 /// Parameters no longer require gradients: streamed models are for inference.
 ///
 /// Threads: one at a time, on any stream. The streamer outlives this object, and what it reads from RAM is
-/// not freed before the streamer is closed.
+/// not freed before the streamer is closed. It is not parked meanwhile: what is outside the layers would go.
 class ModelBinding {
  public:
   /// Waits until what is outside the layers has arrived. Throws Error kWeightMismatch with a WeightReport's
