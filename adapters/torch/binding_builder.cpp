@@ -47,6 +47,7 @@ void BindingBuilder::build() {
     }
   }
   lease_.reset();
+  synchronize(binding_.device_);  // whatever stream uses them next, they are there
   for (auto& [tensor, data] : new_data_) {
     tensor.set_requires_grad(false);
     tensor.set_data(data);

@@ -95,6 +95,7 @@ ModelBinding::LoraId ModelBinding::add_lora(const Lora& lora, double strength) {
     made.push_back({next_lora_, change.a.to(options, false, true), change.b.to(options, false, true),
                     strength * change.scaling});
   }
+  synchronize(device_);  // whatever stream uses them next, they are there
   for (std::size_t i = 0; i < targets.size(); ++i) targets[i]->loras.push_back(std::move(made[i]));
   set_landing();
   return next_lora_++;
@@ -112,6 +113,7 @@ std::uint64_t ModelBinding::lora_bytes() const noexcept {
 
 void ModelBinding::remove_lora(LoraId id) {
   refuse_leases();
+  landing_.reset();  // waits for all streams that may still read the matrices
   for (LayerState& layer : layers_) {
     for (StreamedWeight& weight : layer.weights) {
       std::erase_if(weight.loras, [&](const AppliedLora& lora) { return lora.id == id; });

@@ -76,6 +76,12 @@ Stream current_stream(at::Device device) {
   return {backend.getStream(device).native_handle()};
 }
 
+void synchronize(at::Device device) {
+  if (device.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl backend(device.type());
+  backend.getStream(device).synchronize();
+}
+
 at::Tensor to_tensor(const TensorView& view, at::Device device) {
   const auto options = at::TensorOptions(to_scalar_type(view.spec->dtype)).device(device);
   return at::for_blob(view.data, view.spec->shape).options(options).target_device(device).make_tensor();

@@ -54,7 +54,7 @@ class Streamed : public torch::nn::ModuleHolder<Block> {
     std::shared_ptr<StreamedWeights> weights = weights_.lock();
     std::optional<BoundLayer> layer;
     if (weights && weights->is_open()) layer.emplace(weights->binding().acquire(index_));
-    return {*const_cast<Block*>(this->get()), std::move(weights), std::move(layer)};
+    return {*this->ptr(), std::move(weights), std::move(layer)};
   }
 
   /// `holder->forward(x)`: the lease lasts until the end of the full expression.

@@ -25,6 +25,9 @@ at::Device to_torch_device(const Device& device);
 /// nothing.
 Stream current_stream(at::Device device);
 
+/// Waits until all that this thread has queued on that stream is done.
+void synchronize(at::Device device);
+
 /// The tensor where it lies; no copy. Valid as long as `view` is, which nothing checks.
 at::Tensor to_tensor(const TensorView& view, at::Device device);
 /// The same, of memory that holds a tensor of `like`'s shape, strides and dtype.
