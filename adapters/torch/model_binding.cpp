@@ -103,6 +103,10 @@ void ModelBinding::refuse_changed(const LayerState& layer) const {
 BoundLayer ModelBinding::acquire(std::size_t index) {
   if (layers_.empty()) throw Error(Errc::kClosed, "the model is not streamed any more");
   if (index < size()) refuse_changed(layers_[index]);
+  return lease(index);
+}
+
+BoundLayer ModelBinding::lease(std::size_t index) {
   Lease lease = streamer_->acquire(index, {.stream = stream()});
   LayerState& layer = layers_[index];
   if (layer.leases != 0 && layer.generation != lease.generation()) {
@@ -206,6 +210,7 @@ void ModelBinding::restore() {
   const c10::InferenceMode ordinary_tensors(false);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     LayerState& layer = layers_[i];
+    unbind(layer);  // whatever others have done to it
     std::optional<BoundLayer> leased;
     std::vector<at::Tensor> data;  // made in full, so that an error leaves the layer as it was
     for (const StreamedWeight& weight : layer.weights) {
@@ -214,7 +219,7 @@ void ModelBinding::restore() {
         data.push_back(is_like(home, weight.like) ? home : copy_on_host(home, weight.like));
         continue;
       }
-      if (!leased) leased.emplace(acquire(i));
+      if (!leased) leased.emplace(lease(i));
       data.push_back(copy_on_host(weight.parameter, weight.like));
     }
     leased.reset();

@@ -23,13 +23,13 @@ class CudaModel : public testing::TestWithParam<at::ScalarType> {
     trained_->to(GetParam());
     write_checkpoint(directory_, tensors_of(*trained_));
     trained_->to(at::kFloat);
-    resident_ = std::dynamic_pointer_cast<TinyModelImpl>(make_resident());
+    resident_ = make_resident();
     input_ = some_input().to(kGpu);
     expected_ = resident_->forward_resident(input_);
     options_.streaming = {
-        .device = make_cuda_device(0), .budget = {.gpu = 140'000, .pinned = 16u << 20}, .max_slots = 2};
+        .device = make_cuda_device(0), .budget = {.gpu = 80'000, .pinned = 16u << 20}, .max_slots = 2};
   }
-  std::shared_ptr<torch::nn::Module> make_resident() {
+  std::shared_ptr<TinyModelImpl> make_resident() {
     auto resident = std::make_shared<TinyModelImpl>(kLayers);
     const Tensors weights = tensors_of(*trained_);
     const at::NoGradGuard no_gradients;
@@ -55,6 +55,10 @@ INSTANTIATE_TEST_SUITE_P(Stored, CudaModel, testing::Values(at::kFloat, at::kBFl
 TEST_P(CudaModel, ComputesTheBitsOfTheResidentModelAndIsGivenBackOnTheCpu) {
   StreamedModel streamed = stream(*model_, kPath, checkpoint(), options_);
   for (int pass = 0; pass < 5; ++pass) EXPECT_TRUE(at::equal(run(streamed), expected_));
+  EXPECT_GT(streamed.streamer().plan().streamed_layers(), 2u);
+  EXPECT_GT(streamed.streamer().stats().last_pass.bytes.page_cache +
+                streamed.streamer().stats().last_pass.bytes.disk,
+            0u);
   EXPECT_TRUE(model_->head->weight.is_cuda());
   EXPECT_TRUE(model_->layer(1)->linear->weight.is_cpu());
   EXPECT_TRUE(streamed.layers<TinyLayerImpl>().acquire(1)->linear->weight.is_cuda());

@@ -161,6 +161,7 @@ class ModelBinding {
   friend class BindingBuilder;
 
   void refuse_leases() const;
+  BoundLayer lease(std::size_t index);
   StreamedWeight* find_in_checkpoint(std::string_view full_name);
 
   Stream stream() const;
