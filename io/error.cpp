@@ -78,6 +78,8 @@ const char* text_of(Errc code) {
       return "wrong module type";
     case Errc::kWeightMismatch:
       return "weights do not match the module";
+    case Errc::kModuleChanged:
+      return "module changed while it was streamed";
     case Errc::kInvalidArgument:
       return "invalid argument";
     case Errc::kInternal:

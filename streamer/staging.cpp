@@ -175,6 +175,11 @@ void Staging::free_kept(bool drops_pages) noexcept {
   free_unleased();
 }
 
+void Staging::forget(std::uint32_t layer) noexcept {
+  const std::scoped_lock lock(freeing_);
+  residents_.free(layer);
+}
+
 std::unique_ptr<PageCache> Staging::make_pages(Staging* before) const {
   if (plan_.page_cache.empty()) return nullptr;
   return ground_.make_pages(plan_, before != nullptr ? before->pages_.get() : nullptr);

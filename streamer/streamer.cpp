@@ -57,6 +57,7 @@ std::string Streamer::registration_refusal() const { return core_->registration_
 std::uint64_t Streamer::generation() const noexcept { return core_->generation(); }
 
 Budget Streamer::set_budget(const Budget& budget) { return core_->set_budget(budget); }
+void Streamer::replace(std::span<const TensorChange> changes) { core_->replace(changes); }
 Budget Streamer::park() { return core_->park(); }
 void Streamer::resume() { core_->resume(); }
 void Streamer::close() { core_->close(); }

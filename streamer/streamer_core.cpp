@@ -100,7 +100,7 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
       timer_(*device_) {
   if (!options_.warn) options_.warn = warn_on_stderr;
   std::iota(order_.begin(), order_.end(), 0u);
-  Plan plan = make_plan_for(options_.budget);
+  Plan plan = make_plan_for(table_, options_.budget);
   refuse_more_than_there_is(plan.used, *device_);
   if (options_.trace) options_.trace->begin(subject_of(table_, plan));
   storage_ = open_files(table_);
@@ -132,8 +132,9 @@ StreamerCore::~StreamerCore() {
   if (storage_hangs_) (void)storage_.release();  // its end would wait for the reads
 }
 
-Plan StreamerCore::make_plan_for(const Budget& budget, const TensorHomes* held) const {
-  return make_plan(table_, budget, {},
+Plan StreamerCore::make_plan_for(const LayerTable& table, const Budget& budget,
+                                 const TensorHomes* held) const {
+  return make_plan(table, budget, {},
                    {.reads_land = device_->traits().reads_land,
                     .is_host = device_->traits().is_host,
                     .allocation_bytes = device_->traits().allocation_bytes,
@@ -287,7 +288,7 @@ void StreamerCore::begin_staging_in_room() {
   }
   std::optional<Plan> plan;
   try {
-    plan = make_plan_for(less(options_.budget, taken), is_crowded_ ? &homes : nullptr);
+    plan = make_plan_for(table_, less(options_.budget, taken), is_crowded_ ? &homes : nullptr);
     Budget needed = less(plan->used, kept);
     needed.gpu -= std::min(needed.gpu, outside_reservation_.bytes());
     refuse_more_than_there_is(needed, *device_);
@@ -302,7 +303,7 @@ void StreamerCore::begin_staging_in_room() {
 Budget StreamerCore::set_budget(const Budget& budget) {
   const std::scoped_lock lock(staging_mutex_);
   if (state_ == State::kClosed) refuse_unless_running();
-  (void)make_plan_for(budget);  // one that is too small changes nothing
+  (void)make_plan_for(table_, budget);  // one that is too small changes nothing
   end_staging();
   options_.budget = budget;
   gpu_.set_limit(budget.gpu);
@@ -310,6 +311,25 @@ Budget StreamerCore::set_budget(const Budget& budget) {
   page_cache_.set_limit(budget.page_cache);
   if (state_ == State::kRunning) begin_staging_in_room();
   return held();
+}
+
+void StreamerCore::replace(std::span<const TensorChange> changes) {
+  const std::scoped_lock lock(staging_mutex_);
+  refuse_unless_running();
+  if (staging_->hand_off().leases() != 0 || held() != Budget{}) {
+    throw Error(Errc::kLeasesOutstanding, "leases are out; end them before tensors are replaced");
+  }
+  std::vector<Layer> layers = table_.layers;
+  for (const TensorChange& change : changes) {
+    TensorSpec& tensor = layers.at(change.layer).tensors.at(change.tensor);
+    tensor = {std::move(tensor.name), change.dtype, change.shape, change.bytes, change.source};
+  }
+  const LayerTable changed{table_.files, table_.open_storage, layers, table_.outside};
+  (void)make_plan_for(changed, options_.budget);  // one that is too small changes nothing
+  end_staging();
+  for (const TensorChange& change : changes) staging_->forget(change.layer);
+  table_.layers = std::move(layers);
+  begin_staging_in_room();
 }
 
 Budget StreamerCore::park() {

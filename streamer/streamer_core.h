@@ -63,6 +63,7 @@ class StreamerCore {
   std::uint64_t generation() const noexcept { return staging()->generation(); }
 
   Budget set_budget(const Budget& budget);
+  void replace(std::span<const TensorChange> changes);
   Budget park();
   void resume();
 
@@ -77,7 +78,7 @@ class StreamerCore {
   std::shared_ptr<Staging> staging() const noexcept;
   std::shared_ptr<Staging> staging_to_acquire_from();
 
-  Plan make_plan_for(const Budget& budget, const TensorHomes* held = nullptr) const;
+  Plan make_plan_for(const LayerTable& table, const Budget& budget, const TensorHomes* held = nullptr) const;
   StagingGround ground();
   // With the staging's mutex held.
   void allocate_outside(const Plan& plan);

@@ -2,125 +2,161 @@
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
-#include <tierstream/adapters/torch/module_list.h>
 #include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/error.h>
 
 #include <algorithm>
 #include <unordered_map>
 
+#include "landing_buffers.h"
+#include "memory_overlaps.h"
+
 namespace tierstream {
 namespace {
-
-/// Every tensor of `module` except those whose names begin with `skipped_prefix`.
-std::vector<WeightPlace> places_of(const torch::nn::Module& module, const std::string& skipped_prefix = {}) {
-  std::vector<WeightPlace> places;
-  const auto add = [&](const auto& named_tensors, bool is_buffer) {
-    for (const auto& item : named_tensors) {
-      const bool skipped = !skipped_prefix.empty() && item.key().starts_with(skipped_prefix);
-      if (!skipped) places.push_back({.name = item.key(), .tensor = item.value(), .is_buffer = is_buffer});
-    }
-  };
-  add(module.named_parameters(), false);
-  add(module.named_buffers(), true);
-  return places;
-}
-
-bool is_alike(const at::Tensor& tensor, const TensorSpec& spec) {
-  return tensor.sizes() == at::IntArrayRef(spec.shape) &&
-         tensor.scalar_type() == find_scalar_type(spec.dtype);
-}
 
 std::string describe_difference(const at::Tensor& tensor, const TensorSpec& spec) {
   return fmt::format("[{}] {} in the module, [{}] {} in the checkpoint", fmt::join(tensor.sizes(), ", "),
                      c10::toString(tensor.scalar_type()), fmt::join(spec.shape, ", "), name_of(spec.dtype));
 }
 
-/// Finds each place's source in `layer`; reports what differs and what has no place.
-void match(std::vector<WeightPlace>& places, const Layer& layer, const BindOptions& options,
-           WeightReport& report) {
-  std::unordered_map<std::string_view, std::size_t> unmatched;
-  for (std::size_t i = 0; i < layer.tensors.size(); ++i) unmatched.emplace(layer.tensors[i].name, i);
-
-  for (WeightPlace& place : places) {
-    const auto found = unmatched.find(options.rename ? options.rename(place.name) : place.name);
-    if (found == unmatched.end()) continue;
-    place.source = found->second;
-    unmatched.erase(found);
-    const TensorSpec& spec = layer.tensors[*place.source];
-    if (!is_alike(place.tensor, spec)) {
-      report.unlike.push_back(layer.full_name(spec) + ": " + describe_difference(place.tensor, spec));
-    }
-  }
-  if (options.allow_unexpected) return;
-  for (const TensorSpec& spec : layer.tensors) {
-    if (unmatched.contains(spec.name)) report.unexpected.push_back(layer.full_name(spec));
-  }
+bool is_alike(const at::Tensor& tensor, const TensorSpec& spec) {
+  const auto type = find_scalar_type(spec.dtype);
+  if (!type || tensor.sizes() != at::IntArrayRef(spec.shape)) return false;
+  const bool converts = c10::isFloatingType(*type) && c10::isFloatingType(tensor.scalar_type());
+  return tensor.scalar_type() == *type || converts;
 }
 
-/// What is known of one tensor over all the places where it stands.
-struct Sharing {
-  const std::vector<WeightPlace>* first_owner = nullptr;  ///< the layer, or what is outside
-  bool by_several_owners = false;
-  bool has_source = false;
-  bool has_source_outside = false;
+/// Tensors whose data torch does not let anybody replace.
+void refuse_fixed(const at::Tensor& tensor, const std::string& name) {
+  const char* what = nullptr;
+  if (tensor.is_meta()) what = "a meta tensor has no data to replace: make the module on the cpu";
+  if (tensor.is_inference()) {
+    what = "the data of an inference tensor cannot be replaced: make the module outside of inference mode";
+  }
+  if (what != nullptr) throw Error(Errc::kInvalidArgument, what, {.tensor = name});
+}
+
+/// Collects the distinct tensors of a model, and the source of each.
+class Matcher {
+ public:
+  Matcher(const LayerTable& table, const BindOptions& options, BindingPlan& plan)
+      : outside_(table.layers.size()), options_(options), plan_(plan) {}
+
+  /// `layer`: where `weights` stand; its tensors are their possible sources.
+  void match(std::size_t layer_index, std::string_view prefix, const std::vector<ModelWeight>& weights,
+             const Layer& layer) {
+    std::unordered_map<std::string_view, std::size_t> unmatched;
+    for (std::size_t i = 0; i < layer.tensors.size(); ++i) unmatched.emplace(layer.tensors[i].name, i);
+
+    for (const ModelWeight& weight : weights) {
+      PlannedWeight& planned = find_or_add(layer_index, prefix, weight);
+      const auto found = unmatched.find(options_.rename ? options_.rename(weight.name) : weight.name);
+      if (found == unmatched.end()) continue;
+      const PlannedSource source{layer_index, found->second};
+      unmatched.erase(found);
+      if (!planned.source) planned.source = source;  // outside comes first
+      const TensorSpec& spec = layer.tensors[source.tensor];
+      if (!is_alike(weight.tensor, spec)) {
+        plan_.report.unlike.push_back(layer.full_name(spec) + ": " +
+                                      describe_difference(weight.tensor, spec));
+      }
+    }
+    if (options_.allow_unexpected) return;
+    for (const TensorSpec& spec : layer.tensors) {
+      if (unmatched.contains(spec.name)) plan_.report.unexpected.push_back(layer.full_name(spec));
+    }
+  }
+
+ private:
+  PlannedWeight& find_or_add(std::size_t layer_index, std::string_view prefix, const ModelWeight& weight) {
+    const auto [found, is_new] =
+        positions_.emplace(weight.tensor.unsafeGetTensorImpl(), plan_.weights.size());
+    if (is_new) {
+      std::string name = fmt::format("{}{}", prefix, weight.name);
+      refuse_fixed(weight.tensor, name);
+      plan_.weights.push_back({.name = std::move(name),
+                               .tensor = weight.tensor,
+                               .is_buffer = weight.is_buffer,
+                               .owner = layer_index});
+    }
+    PlannedWeight& planned = plan_.weights[found->second];
+    planned.has_several_owners |= planned.owner != layer_index;
+    return planned;
+  }
+
+  std::size_t outside_;
+  const BindOptions& options_;
+  BindingPlan& plan_;
+  std::unordered_map<const c10::TensorImpl*, std::size_t> positions_;
 };
-using SharingByTensor = std::unordered_map<const c10::TensorImpl*, Sharing>;
 
-SharingByTensor find_sharing(const BindingPlan& plan) {
-  SharingByTensor sharing;
-  const auto add = [&](const std::vector<WeightPlace>& owner, bool outside) {
-    for (const WeightPlace& place : owner) {
-      Sharing& shared = sharing[place.tensor.unsafeGetTensorImpl()];
-      if (shared.first_owner == nullptr) shared.first_owner = &owner;
-      shared.by_several_owners |= shared.first_owner != &owner;
-      shared.has_source |= place.source.has_value();
-      shared.has_source_outside |= outside && place.source.has_value();
-    }
-  };
-  add(plan.outside, true);
-  for (const auto& layer : plan.layers) add(layer, false);
-  return sharing;
+Placement placement_of(const PlannedWeight& weight, std::size_t outside, bool overlaps) {
+  if (!weight.source) return Placement::kOwn;
+  if (overlaps) return Placement::kLoaded;
+  if (weight.source->layer == outside) return Placement::kOutside;
+  return weight.is_buffer || weight.has_several_owners ? Placement::kLoaded : Placement::kStreamed;
 }
 
-Placement placement_in_layer(const WeightPlace& place, const Sharing& shared) {
-  if (shared.has_source_outside) return Placement::kOutside;
-  if (!place.source) return Placement::kOwn;
-  return place.is_buffer || shared.by_several_owners ? Placement::kResident : Placement::kStreamed;
+/// True: the overlap's tensors that have a source fill the bytes of all of them.
+bool has_sources(const Overlap& overlap, const std::vector<PlannedWeight>& weights) {
+  std::vector<std::span<const std::byte>> extents;  // by address, as the group is
+  for (const std::size_t i : overlap.weights) {
+    if (weights[i].source) extents.push_back(extent_of(weights[i].tensor));
+  }
+  const std::byte* filled = overlap.begin;
+  for (const auto extent : extents) {
+    if (extent.data() > filled) return false;
+    filled = std::max(filled, extent.data() + extent.size());
+  }
+  return filled == overlap.begin + overlap.bytes;
+}
+
+std::vector<Overlap> find_overlaps(const std::vector<PlannedWeight>& weights) {
+  std::vector<at::Tensor> tensors;
+  for (const PlannedWeight& weight : weights) tensors.push_back(weight.tensor);
+  std::vector<Overlap> overlaps;
+  for (std::vector<std::size_t>& group : group_by_memory(tensors)) {
+    if (group.size() < 2) continue;
+    const std::byte* const begin = extent_of(tensors[group.front()]).data();
+    const std::byte* end = begin;
+    for (const std::size_t i : group) {
+      const auto extent = extent_of(tensors[i]);
+      end = std::max(end, extent.data() + extent.size());
+    }
+    overlaps.push_back({begin, static_cast<std::uint64_t>(end - begin), std::move(group)});
+  }
+  return overlaps;
 }
 
 }  // namespace
 
-BindingPlan plan_binding(torch::nn::Module& model, std::string_view layers_path, const LayerTable& table,
-                         const BindOptions& options) {
-  const auto list = find_module_list(model, layers_path);
-  if (list->size() != table.layers.size()) {
-    throw Error(Errc::kWeightMismatch, fmt::format("the module has {} layers at \"{}\", the checkpoint {}",
-                                                   list->size(), layers_path, table.layers.size()));
+BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, const BindOptions& options) {
+  const std::size_t outside = table.layers.size();
+  if (model.layers.size() != outside) {
+    throw Error(Errc::kWeightMismatch,
+                fmt::format("the module has {} layers, the checkpoint {}", model.layers.size(), outside));
   }
-  const std::string layers_prefix = std::string(layers_path) + ".";
   BindingPlan plan;
-  plan.outside = places_of(model, layers_prefix);
-  match(plan.outside, table.outside, options, plan.outside_report);
-  for (std::size_t i = 0; i < list->size(); ++i) {
-    match(plan.layers.emplace_back(places_of(*list->ptr(i))), table.layers[i], options, plan.layers_report);
+  Matcher matcher(table, options, plan);
+  matcher.match(outside, "", model.outside, table.outside);
+  for (std::size_t i = 0; i < outside; ++i) {
+    matcher.match(i, model.layers[i].name + ".", model.layers[i].weights, table.layers[i]);
   }
 
-  const SharingByTensor sharing = find_sharing(plan);
-  const auto is_missing = [&](const WeightPlace& place) {
-    return !place.is_buffer && !sharing.at(place.tensor.unsafeGetTensorImpl()).has_source;
-  };
-  for (WeightPlace& place : plan.outside) {
-    if (is_missing(place)) plan.outside_report.missing.push_back(place.name);
-    if (place.source) place.placement = Placement::kOutside;
-  }
-  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
-    for (WeightPlace& place : plan.layers[i]) {
-      if (is_missing(place)) {
-        plan.layers_report.missing.push_back(fmt::format("{}{}.{}", layers_prefix, i, place.name));
-      }
-      place.placement = placement_in_layer(place, sharing.at(place.tensor.unsafeGetTensorImpl()));
+  plan.overlaps = find_overlaps(plan.weights);
+  std::vector<bool> overlaps(plan.weights.size());
+  std::vector<bool> has_values(plan.weights.size());
+  for (const Overlap& overlap : plan.overlaps) {
+    for (const std::size_t i : overlap.weights) {
+      overlaps[i] = true;
+      has_values[i] = has_sources(overlap, plan.weights);
     }
+  }
+  for (std::size_t i = 0; i < plan.weights.size(); ++i) {
+    PlannedWeight& weight = plan.weights[i];
+    weight.placement = placement_of(weight, outside, overlaps[i]);
+    const bool is_known = weight.source || has_values[i] || weight.is_buffer || options.allow_missing;
+    if (!is_known) plan.report.missing.push_back(weight.name);
   }
   return plan;
 }
@@ -129,6 +165,62 @@ void refuse_mismatch(const WeightReport& report) {
   if (!report.empty()) {
     throw Error(Errc::kWeightMismatch, "the checkpoint does not fit the module: " + describe(report));
   }
+}
+
+bool lies_as_in_module(const at::Tensor& tensor, const TensorSpec& source) {
+  if (find_scalar_type(source.dtype) != tensor.scalar_type()) return false;
+  const auto* const memory = std::get_if<const std::byte*>(&source.source);
+  if (memory != nullptr && *memory == tensor.const_data_ptr()) return true;
+  return tensor.is_contiguous() || !tensor.is_non_overlapping_and_dense();  // else strides mean nothing
+}
+
+const TensorSpec& spec_of(const PlannedSource& source, const LayerTable& table) {
+  return (source.layer == table.layers.size() ? table.outside : table.layers[source.layer])
+      .tensors[source.tensor];
+}
+
+std::uint64_t kept_bytes(const BindingPlan& plan, const LayerTable& table, const BindOptions& options,
+                         at::Device device, std::uint32_t max_slots) {
+  std::uint64_t staying = 0;
+  std::vector<std::uint64_t> landing(table.layers.size());
+  for (const PlannedWeight& weight : plan.weights) {
+    const bool converts = weight.source && !lies_as_in_module(weight.tensor, spec_of(*weight.source, table));
+    if (weight.placement == Placement::kStreamed) {
+      if (converts || options.poison) landing[weight.source->layer] += landed_bytes(weight.tensor);
+    } else if (weight.placement == Placement::kOwn ? weight.tensor.device() != device
+                                                   : weight.placement == Placement::kLoaded || converts) {
+      staying += weight.tensor.nbytes();
+    }
+  }
+  const std::uint64_t largest = landing.empty() ? 0 : *std::ranges::max_element(landing);
+  return staying + most_landing_buffers(max_slots, table.layers.size()) * largest;
+}
+
+LayerTable table_of(const ModelWeights& model) {
+  LayerTable table;
+  for (const LayerWeights& layer : model.layers) table.layers.push_back({layer.name, {}});
+  const BindingPlan plan = plan_binding(model, table, {.allow_missing = true});
+  std::vector<bool> overlaps(plan.weights.size());
+  for (const Overlap& overlap : plan.overlaps) {
+    for (const std::size_t i : overlap.weights) overlaps[i] = true;
+  }
+  for (std::size_t i = 0; i < plan.weights.size(); ++i) {
+    const PlannedWeight& weight = plan.weights[i];
+    const at::Tensor& tensor = weight.tensor;
+    if (weight.owner == model.layers.size() || weight.has_several_owners || weight.is_buffer || overlaps[i] ||
+        !tensor.is_cpu() || !tensor.is_non_overlapping_and_dense() || tensor.nbytes() == 0) {
+      continue;
+    }
+    const auto dtype = find_dtype(tensor.scalar_type());
+    if (!dtype) continue;
+    Layer& layer = table.layers[weight.owner];
+    layer.tensors.push_back({.name = weight.name.substr(layer.name.size() + 1),
+                             .dtype = *dtype,
+                             .shape = tensor.sizes().vec(),
+                             .bytes = tensor.nbytes(),
+                             .source = static_cast<const std::byte*>(tensor.const_data_ptr())});
+  }
+  return table;
 }
 
 }  // namespace tierstream

@@ -1,48 +1,76 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <tierstream/adapters/torch/model_weights.h>
 #include <tierstream/adapters/torch/weight_report.h>
 #include <tierstream/io/layer_table.h>
-#include <torch/nn/module.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 namespace tierstream {
 
 enum class Placement {
   kStreamed,  ///< bound to the slot while its layer is leased
-  kResident,  ///< loaded once, from the layer it stands in: a buffer, or shared with other layers
   kOutside,   ///< bound to the streamer's memory for tensors outside the layers
-  kOwn,  ///< a buffer that the checkpoint lacks, or a weight that another place with the same tensor loads
+  kLoaded,    ///< copied once from its source into memory of its own: buffers, and what several layers share
+  kOwn,       ///< has no source: moves to the device as it is
 };
 
-/// A parameter or buffer of a module, and where its bytes come from.
-struct WeightPlace {
-  std::string name;   ///< within its layer, or within the model when it belongs to none
-  at::Tensor tensor;  ///< shares its data with the module's
-  bool is_buffer;
-  std::optional<std::size_t> source = {};  ///< index into Layer::tensors
+/// A tensor of a table.
+struct PlannedSource {
+  std::size_t layer;  ///< the table's number of layers stands for the tensors outside
+  std::size_t tensor;
+};
+
+/// A tensor of a model, however often it stands there, and what becomes of it.
+struct PlannedWeight {
+  std::string name;  ///< in full, where it stands first
+  at::Tensor tensor;
+  bool is_buffer = false;
+  std::size_t owner = 0;  ///< the layer where it stands first; the number of layers: outside
+  bool has_several_owners = false;
+  std::optional<PlannedSource> source = {};
   Placement placement = Placement::kOwn;
+};
+
+/// Tensors of a model that lie over each other in memory without being the same.
+struct Overlap {
+  const std::byte* begin;  ///< in the model's memory
+  std::uint64_t bytes;
+  std::vector<std::size_t> weights;  ///< of the plan
 };
 
 /// What happens to every tensor of a model, decided before anything is bound.
 struct BindingPlan {
-  std::vector<WeightPlace> outside;
-  std::vector<std::vector<WeightPlace>> layers;
-  WeightReport outside_report;
-  WeightReport layers_report;
+  std::vector<PlannedWeight> weights;
+  std::vector<Overlap> overlaps;  ///< each is one piece of device memory, whatever its weights' placement
+  WeightReport report;
 };
 
-/// Matches the tensors of `model` with those of `table` by name. Tensors that stand in several places of the
-/// model are found by identity. Throws Error kWeightMismatch when the numbers of layers differ.
-BindingPlan plan_binding(torch::nn::Module& model, std::string_view layers_path, const LayerTable& table,
-                         const BindOptions& options);
+/// Matches the tensors of `model` with those of `table` by name. Throws Error kWeightMismatch when the
+/// numbers of layers differ, kInvalidArgument for a tensor whose data torch does not let anybody replace
+/// (meta, inference).
+BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, const BindOptions& options);
 
 /// Throws Error kWeightMismatch with the report's text, unless it is empty.
 void refuse_mismatch(const WeightReport& report);
+
+/// The layers' parameters as spans of the memory in which they lie: those that have it for themselves and
+/// fill it without a hole. The others have no source, and neither has what is outside the layers.
+LayerTable table_of(const ModelWeights& model);
+
+/// Bytes that the model's tensors take of `device` beside the streamer's; for those that take their final
+/// form there, with `max_slots` slots.
+std::uint64_t kept_bytes(const BindingPlan& plan, const LayerTable& table, const BindOptions& options,
+                         at::Device device, std::uint32_t max_slots);
+
+const TensorSpec& spec_of(const PlannedSource& source, const LayerTable& table);
+
+/// False: the bytes at the weight's source are in another order or of another dtype than the module's.
+bool lies_as_in_module(const at::Tensor& tensor, const TensorSpec& source);
 
 }  // namespace tierstream

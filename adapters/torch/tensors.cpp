@@ -60,6 +60,14 @@ at::ScalarType to_scalar_type(DType dtype) {
   throw Error(Errc::kUnknownDType, fmt::format("torch has no dtype for {}", name_of(dtype)));
 }
 
+std::optional<DType> find_dtype(at::ScalarType type) noexcept {
+  for (int i = 0; i <= static_cast<int>(DType::kU64); ++i) {
+    const auto dtype = static_cast<DType>(i);
+    if (find_scalar_type(dtype) == type) return dtype;
+  }
+  return std::nullopt;
+}
+
 at::Device to_torch_device(const Device& device) { return at::Device(device.traits().name); }
 
 Stream current_stream(at::Device device) {
@@ -68,9 +76,24 @@ Stream current_stream(at::Device device) {
   return {backend.getStream(device).native_handle()};
 }
 
+void synchronize(at::Device device) {
+  if (device.is_cpu()) return;
+  const c10::impl::VirtualGuardImpl backend(device.type());
+  backend.getStream(device).synchronize();
+}
+
 at::Tensor to_tensor(const TensorView& view, at::Device device) {
   const auto options = at::TensorOptions(to_scalar_type(view.spec->dtype)).device(device);
   return at::for_blob(view.data, view.spec->shape).options(options).target_device(device).make_tensor();
+}
+
+at::Tensor to_tensor_like(const at::Tensor& like, std::byte* data, at::Device device) {
+  const auto options = at::TensorOptions(like.scalar_type()).device(device);
+  return at::for_blob(data, like.sizes())
+      .strides(like.strides())
+      .options(options)
+      .target_device(device)
+      .make_tensor();
 }
 
 }  // namespace tierstream

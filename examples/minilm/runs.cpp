@@ -2,8 +2,7 @@
 
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
-#include <tierstream/adapters/torch/bind_outside.h>
-#include <tierstream/adapters/torch/streamed_layers.h>
+#include <tierstream/adapters/torch/streamed_model.h>
 #include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/error.h>
 
@@ -106,9 +105,10 @@ Run run_streamed(const Job& job, std::string name, const BudgetShares& shares) {
   Bert model(job.config, WordTable::kElsewhere);
   ModelTables tables = tables_of(job.checkpoint);
   StreamedRows words(std::move(tables.words), {.device = job.device, .budget = shares.words});
-  Streamer streamer(std::move(tables.layers), {.device = job.device, .budget = shares.layers});
-  bind_outside(*model, BertImpl::kLayersPath, streamer);
-  StreamedLayers<BertLayerImpl> layers(*model, BertImpl::kLayersPath, streamer);
+  const StreamedModel streamed = stream(*model, BertImpl::kLayersPath, std::move(tables.layers),
+                                        {.streaming = {.device = job.device, .budget = shares.layers}});
+  const auto layers = streamed.layers<BertLayerImpl>();
+  const Streamer& streamer = streamed.streamer();
 
   Run run{.name = std::move(name), .embeddings = {}, .seconds = {}, .streaming = StreamingReport{}};
   StreamingReport& report = *run.streaming;

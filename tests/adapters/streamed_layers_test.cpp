@@ -1,6 +1,5 @@
 #include <gtest/gtest.h>
-#include <tierstream/adapters/torch/bind_outside.h>
-#include <tierstream/adapters/torch/streamed_layers.h>
+#include <tierstream/adapters/torch/streamed_model.h>
 #include <tierstream/io/error.h>
 
 #include <cmath>
@@ -26,10 +25,13 @@ class StreamedLayersTest : public testing::TestWithParam<bool> {
   void start(std::uint32_t slots, Prepare&& prepare) {
     prepare(*trained_);
     prepare(*model_);
-    const Checkpoint checkpoint = write_checkpoint(directory_, tensors_of(*trained_));
-    streamer_.emplace(stream_tiny(checkpoint, slots, GetParam()));
-    bind_outside(*model_, kPath, *streamer_);
-    layers_.emplace(*model_, kPath, *streamer_);
+    LayerTable table = write_checkpoint(directory_, tensors_of(*trained_)).layers(kPath);
+    std::uint64_t model_bytes = 0;
+    for (const at::Tensor& buffer : model_->buffers()) model_bytes += buffer.nbytes();
+    StreamerOptions streaming = tiny_streaming(table, slots, GetParam(), model_bytes + shared_bytes_);
+    streamed_.emplace(stream(*model_, kPath, std::move(table), {.streaming = std::move(streaming)}));
+    layers_.emplace(streamed_->layers<TinyLayerImpl>());
+    streamer_ = &streamed_->streamer();
   }
   void start(std::uint32_t slots) {
     start(slots, [](TinyModelImpl&) {});
@@ -39,15 +41,22 @@ class StreamedLayersTest : public testing::TestWithParam<bool> {
     return at::equal(model_->layer(layer)->linear->weight, trained_->layer(layer)->linear->weight) &&
            at::equal(model_->layer(layer)->norm->bias, trained_->layer(layer)->norm->bias);
   }
+  /// Shows its weights where they lie in the file.
   bool is_unbound(std::size_t layer) const {
-    return model_->layer(layer)->linear->weight.isnan().all().item<bool>();
+    return model_->layer(layer)->linear->weight.data_ptr() == unbound_.at(layer);
+  }
+  void note_unbound() {
+    for (std::size_t i = 0; i < kLayers; ++i) unbound_.push_back(model_->layer(i)->linear->weight.data_ptr());
   }
 
   TemporaryDirectory directory_;
   TinyModel trained_{kLayers};
   TinyModel model_{kLayers};
-  std::optional<Streamer> streamer_;
-  std::optional<StreamedLayers<TinyLayerImpl>> layers_;  // ends before the streamer
+  std::uint64_t shared_bytes_ = 0;
+  std::optional<StreamedModel> streamed_;
+  std::optional<StreamedLayers<TinyLayerImpl>> layers_;
+  Streamer* streamer_ = nullptr;
+  std::vector<const void*> unbound_;
 };
 
 INSTANTIATE_TEST_SUITE_P(BothLandings, StreamedLayersTest, testing::Bool(), [](const auto& parameter) {
@@ -62,7 +71,7 @@ TEST_P(StreamedLayersTest, ComputeTheBitsOfTheResidentModelAtEveryNumberOfSlots)
       EXPECT_TRUE(at::equal(model_->forward(some_input(), *layers_), expected))
           << slots << " slots, pass " << pass;
     }
-    layers_.reset();
+    streamed_.reset();
   }
 }
 
@@ -103,22 +112,18 @@ TEST_P(StreamedLayersTest, AllocateViewsOnlyTheFirstTimeALayerIsInASlot) {
   EXPECT_EQ(allocations_of_this_thread() - between, 0u);
 }
 
-TEST_P(StreamedLayersTest, HoldWeightsOnlyWhileLeased) {
+TEST_P(StreamedLayersTest, ComputeFromSlotsWhileLeasedAndShowTheFileBetween) {
   start(2);
+  note_unbound();
   for (auto&& layer : *layers_) {
-    for (std::size_t i = 0; i < kLayers; ++i) EXPECT_EQ(is_unbound(i), i != layer.index());
-    EXPECT_TRUE(holds_trained_weights(layer.index()));
+    for (std::size_t i = 0; i < kLayers; ++i) {
+      EXPECT_EQ(is_unbound(i), i != layer.index());
+      EXPECT_TRUE(holds_trained_weights(i));
+    }
+    EXPECT_EQ(layer->linear->weight.data_ptr(), layer.lease()["linear.weight"].data);
+    EXPECT_FALSE(layer->linear->weight.requires_grad());
   }
   EXPECT_TRUE(is_unbound(kLayers - 1));
-}
-
-TEST_P(StreamedLayersTest, StandForTheirWeightsInShapeAndDTypeWithoutTheirMemory) {
-  start(1);
-  const at::Tensor weight = model_->layer(0)->linear->weight;
-  EXPECT_EQ(weight.sizes(), at::IntArrayRef({kWidth, kWidth}));
-  EXPECT_EQ(weight.scalar_type(), at::kFloat);
-  EXPECT_EQ(weight.storage().nbytes(), sizeof(float));
-  EXPECT_FALSE(weight.requires_grad());
 }
 
 TEST_P(StreamedLayersTest, ReachEveryHandleToAParameter) {
@@ -141,17 +146,19 @@ TEST_P(StreamedLayersTest, MayBeTakenInAnyOrderSkippedAndRepeated) {
 
 TEST_P(StreamedLayersTest, StayBoundUntilTheLastLeaseOfALayerEnds) {
   start(1);
+  note_unbound();
   auto first = std::make_optional(layers_->acquire(2));
   {
     const auto second = layers_->acquire(2);
     first.reset();
-    EXPECT_TRUE(holds_trained_weights(2));
+    EXPECT_EQ(model_->layer(2)->linear->weight.data_ptr(), second.lease()["linear.weight"].data);
   }
   EXPECT_TRUE(is_unbound(2));
 }
 
 TEST_P(StreamedLayersTest, EndTheLeaseAndThePassWhenForwardThrows) {
   start(1);
+  note_unbound();
   const auto fail_in = [&](std::size_t index) {
     for (auto&& layer : *layers_) {
       if (layer.index() == index) throw std::runtime_error("from forward");
@@ -206,6 +213,7 @@ TEST_P(StreamedLayersTest, KeepWhatForwardWritesIntoBuffers) {
 }
 
 TEST_P(StreamedLayersTest, KeepWeightsThatSeveralLayersShare) {
+  shared_bytes_ = 2 * kWidth * sizeof(float);
   start(1, [](TinyModelImpl& model) {
     model.layer(1)->norm = model.layer(1)->replace_module("norm", model.layer(4)->norm);
   });
@@ -217,54 +225,69 @@ TEST_P(StreamedLayersTest, KeepWeightsThatSeveralLayersShare) {
 
 class StreamedLayersMismatch : public testing::Test {
  protected:
-  Streamer stream(const Tensors& tensors) { return stream_tiny(write_checkpoint(directory_, tensors), 1); }
+  StreamedModel stream_model(const Tensors& tensors, BindOptions binding = {}) {
+    LayerTable table = write_checkpoint(directory_, tensors).layers(kPath);
+    StreamerOptions streaming = tiny_streaming(table, 1);
+    return stream(*model_, kPath, std::move(table),
+                  {.streaming = std::move(streaming), .binding = std::move(binding)});
+  }
   Thrown thrown_for(const Tensors& tensors) {
-    Streamer streamer = stream(tensors);
-    return thrown_by([&] { StreamedLayers<TinyLayerImpl>(*model_, kPath, streamer); });
+    return thrown_by([&] { stream_model(tensors); });
   }
 
   TemporaryDirectory directory_;
   TinyModel model_{2};
 };
 
-TEST_F(StreamedLayersMismatch, IsReportedForAllLayersAtOnceAndLeavesTheModuleAsItWas) {
+TEST_F(StreamedLayersMismatch, IsReportedInFullAndLeavesTheModuleAsItWas) {
   Tensors tensors = tensors_of(*model_);
+  tensors.erase("head.bias");
   tensors.erase("encoder.layer.0.norm.bias");
+  tensors["head.weight"] = torch::zeros({2, 3});
   tensors["encoder.layer.1.linear.bias"] = torch::zeros({kWidth}, torch::kLong);
+  tensors["pooler"] = torch::zeros({1}, torch::kLong);
   tensors["encoder.layer.1.gate"] = torch::zeros({1});
   EXPECT_EQ(
       thrown_for(tensors),
-      (Thrown{Errc::kWeightMismatch,
-              "the checkpoint does not fit the module: 1 missing in the checkpoint "
-              "(encoder.layer.0.norm.bias), 1 unknown to the module (encoder.layer.1.gate), 1 of other shape "
-              "or dtype (encoder.layer.1.linear.bias: [48] Float in the module, [48] I64 in the "
-              "checkpoint)"}));
+      (Thrown{
+          Errc::kWeightMismatch,
+          "the checkpoint does not fit the module: 2 missing in the checkpoint (head.bias; "
+          "encoder.layer.0.norm.bias), 2 unknown to the module (pooler; encoder.layer.1.gate), 2 of other "
+          "shape or dtype (head.weight: [48, 48] Float in the module, [2, 3] F32 in the checkpoint; "
+          "encoder.layer.1.linear.bias: [48] Float in the module, [48] I64 in the checkpoint)"}));
   EXPECT_TRUE(at::equal(model_->layer(0)->linear->weight, tensors["encoder.layer.0.linear.weight"]));
+  EXPECT_TRUE(model_->head->weight.requires_grad());
+  EXPECT_TRUE(model_->layer(0)->linear->weight.requires_grad());
 }
 
 TEST_F(StreamedLayersMismatch, InTheNumberOfLayersNamesBoth) {
-  EXPECT_EQ(
-      thrown_for(tensors_of(*TinyModel(3))),
-      (Thrown{Errc::kWeightMismatch, "the module has 2 layers at \"encoder.layer\", the checkpoint 3"}));
+  EXPECT_EQ(thrown_for(tensors_of(*TinyModel(3))),
+            (Thrown{Errc::kWeightMismatch, "the module has 2 layers, the checkpoint 3"}));
 }
 
 TEST_F(StreamedLayersMismatch, InTheTypeOfABlockNamesTheBlock) {
-  Streamer streamer = stream(tensors_of(*model_));
-  EXPECT_EQ(thrown_by([&] { StreamedLayers<torch::nn::LinearImpl>(*model_, kPath, streamer); }),
+  const StreamedModel streamed = stream_model(tensors_of(*model_));
+  EXPECT_EQ(thrown_by([&] { streamed.layers<torch::nn::LinearImpl>(); }),
             (Thrown{Errc::kWrongModuleType,
                     "\"encoder.layer.0\" is a tierstream::TinyLayerImpl, not a torch::nn::LinearImpl"}));
 }
 
+TEST_F(StreamedLayersMismatch, IsNoneWhenUnknownTensorsAreAllowed) {
+  Tensors tensors = tensors_of(*model_);
+  tensors["pooler"] = torch::zeros({1});
+  EXPECT_EQ(thrown_for(tensors).errc, Errc::kWeightMismatch);
+  const StreamedModel streamed = stream_model(tensors, {.allow_unexpected = true});
+  EXPECT_TRUE(at::equal(model_->head->weight, tensors["head.weight"]));
+}
+
 TEST_F(StreamedLayersMismatch, IsNoneWhenNamesAreMapped) {
   Tensors tensors;
-  for (const auto& [name, tensor] : tensors_of(*model_)) {
-    tensors[name.starts_with("encoder.") ? name + "_v2" : name] = tensor;
-  }
-  Streamer streamer = stream(tensors);
-  StreamedLayers<TinyLayerImpl> layers(
-      *model_, kPath, streamer, {.rename = [](std::string_view name) { return std::string(name) + "_v2"; }});
-  const auto layer = layers.acquire(1);
+  for (const auto& [name, tensor] : tensors_of(*TinyModel(2))) tensors[name + "_v2"] = tensor;
+  const StreamedModel streamed =
+      stream_model(tensors, {.rename = [](std::string_view name) { return std::string(name) + "_v2"; }});
+  const auto layer = streamed.layers<TinyLayerImpl>().acquire(1);
   EXPECT_TRUE(at::equal(layer->linear->weight, tensors["encoder.layer.1.linear.weight_v2"]));
+  EXPECT_TRUE(at::equal(model_->head->weight, tensors["head.weight_v2"]));
 }
 
 TEST_F(StreamedLayersMismatch, IsNoneWhenASharedWeightIsStoredOutsideTheLayers) {
@@ -272,12 +295,16 @@ TEST_F(StreamedLayersMismatch, IsNoneWhenASharedWeightIsStoredOutsideTheLayers) 
   Tensors tensors = tensors_of(*model_);
   tensors.erase("encoder.layer.1.linear.weight");
   tensors.erase("encoder.layer.1.linear.bias");
-  Streamer streamer = stream(tensors);
-  bind_outside(*model_, kPath, streamer);
-  StreamedLayers<TinyLayerImpl> layers(*model_, kPath, streamer);
-  const auto layer = layers.acquire(1);
-  EXPECT_EQ(layer->linear->weight.data_ptr(), streamer.outside("head.weight").data);
+  const StreamedModel streamed = stream_model(tensors);
+  const auto layer = streamed.layers<TinyLayerImpl>().acquire(1);
+  EXPECT_EQ(layer->linear->weight.data_ptr(), streamed.streamer().outside("head.weight").data);
   EXPECT_TRUE(at::equal(layer->linear->weight, tensors["head.weight"]));
+}
+
+TEST(WeightReport, CutsLongListsToWhatAPersonReads) {
+  WeightReport report;
+  for (int i = 0; i < 100; ++i) report.missing.push_back("w" + std::to_string(i));
+  EXPECT_EQ(describe(report), "100 missing in the checkpoint (w0; w1; w2; w3; w4; and 95 more)");
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/checkpoint.h>
 #include <tierstream/io/safetensors.h>
 #include <tierstream/streamer/streamer.h>
@@ -67,30 +68,31 @@ inline Tensors tensors_of(const torch::nn::Module& module) {
   return tensors;
 }
 
-/// A checkpoint of float32 and int64 tensors, written to `directory`.
+/// A checkpoint of tensors of any dtype, written to `directory`.
 inline Checkpoint write_checkpoint(const TemporaryDirectory& directory, const Tensors& tensors) {
   std::vector<SafetensorsEntry> entries;
   for (const auto& [name, tensor] : tensors) {
-    const DType dtype = tensor.scalar_type() == at::kLong ? DType::kI64 : DType::kF32;
-    entries.push_back({name, dtype, tensor.sizes().vec(), 0, tensor.nbytes()});
+    entries.push_back(
+        {name, find_dtype(tensor.scalar_type()).value(), tensor.sizes().vec(), 0, tensor.nbytes()});
   }
   std::vector<std::byte> file = format_safetensors_header(entries, {});
   for (const auto& [name, tensor] : tensors) {
-    const auto* const data = static_cast<const std::byte*>(tensor.const_data_ptr());
+    const at::Tensor contiguous = tensor.contiguous();
+    const auto* const data = static_cast<const std::byte*>(contiguous.const_data_ptr());
     file.insert(file.end(), data, data + tensor.nbytes());
   }
   return Checkpoint::open(directory.write("model.safetensors", file));
 }
 
-/// Streams "encoder.layer" through `slots` slots and the least ring.
-inline Streamer stream_tiny(const Checkpoint& checkpoint, std::uint32_t slots, bool reads_land = true) {
-  LayerTable table = checkpoint.layers("encoder.layer");
+/// For `slots` slots and the least ring. `model_bytes`: what the model keeps on the device by itself.
+inline StreamerOptions tiny_streaming(const LayerTable& table, std::uint32_t slots, bool reads_land = true,
+                                      std::uint64_t model_bytes = 0) {
   const Plan plan = make_plan(table, {.gpu = 1u << 30, .pinned = 16u << 20}, {}, {.reads_land = reads_land});
   Budget budget = plan.minimum;
-  budget.gpu += (slots - 1) * plan.largest_slot_bytes;
-  return Streamer(std::move(table), {.device = make_cpu_device({.reads_land = reads_land}),
-                                     .budget = budget,
-                                     .max_slots = std::max(slots, 3u)});
+  budget.gpu += (slots - 1) * plan.largest_slot_bytes + model_bytes;
+  return {.device = make_cpu_device({.reads_land = reads_land}),
+          .budget = budget,
+          .max_slots = std::max(slots, 3u)};
 }
 
 inline at::Tensor some_input() { return torch::linspace(-1, 1, 3 * kWidth).view({3, kWidth}); }

@@ -51,6 +51,7 @@ enum class Errc {
   kNoSuchModule,
   kWrongModuleType,
   kWeightMismatch,
+  kModuleChanged,
   // anywhere
   kInvalidArgument,
   kInternal,

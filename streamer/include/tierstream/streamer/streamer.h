@@ -62,6 +62,16 @@ struct PassOptions {
   std::stop_token stop = {};
 };
 
+/// Other bytes for a tensor of a layer.
+struct TensorChange {
+  std::size_t layer;
+  std::size_t tensor;  ///< in the layer; keeps its name
+  DType dtype;
+  std::vector<std::int64_t> shape;
+  std::uint64_t bytes;
+  TensorSource source;  ///< a file of the table, or memory that its owner keeps until the streamer is closed
+};
+
 struct RamWeightsStatus {
   std::uint64_t registered_bytes = 0;  ///< for DMA, by pages; part of the pinned budget
   std::string refusal;                 ///< why others are copied more slowly; empty: none are
@@ -78,7 +88,7 @@ class Pass;
 /// One staging thread owns all streaming state; it starts with the constructor and begins at once with the
 /// tensors outside the layers and the first layers.
 /// Threads: all members may be called from any thread, except that passes are not nested or concurrent, and
-/// that `set_budget`, `park`, `resume`, `close` and the destructor are called while nobody is in another
+/// that `set_budget`, `replace`, `park`, `resume`, `close` and the destructor are called while nobody is in another
 /// member; leases may be out, and end on any thread.
 /// Errors: the constructor throws Error (budget too small, file changed, ...) before it holds anything. A
 /// read or copy that failed surfaces at the `acquire` of the layer it hit, naming file, tensor and offset;
@@ -131,6 +141,10 @@ class Streamer {
   /// the next `acquire` tries again; kInternal where a read or copy does not end: nothing works any more.
   /// While leases leave too little for the next layer, `acquire` throws kTooManyLeases.
   Budget set_budget(const Budget& budget);
+  /// From now on these tensors come from elsewhere. Everything is staged anew, as by set_budget, so that many
+  /// changes cost no more than one. Throws Error kLeasesOutstanding while leases are out, and kBudgetTooSmall;
+  /// then nothing has changed. Otherwise as set_budget.
+  void replace(std::span<const TensorChange> changes);
   /// Gives all memory back but the plan, as `set_budget` does; tensors outside the layers go, too, and are to
   /// be asked for again. Acquiring throws kClosed until `resume`. Returns what leases still hold.
   Budget park();

@@ -1,14 +1,12 @@
 #pragma once
 
-#include <tierstream/adapters/torch/layer_binding.h>
+#include <tierstream/adapters/torch/model_binding.h>
 #include <tierstream/adapters/torch/module_list.h>
 
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
-#include <memory>
-#include <string>
-#include <string_view>
-#include <typeinfo>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -22,6 +20,7 @@ class StreamedLayer {
 
   Block* operator->() const noexcept { return module_; }
   Block& operator*() const noexcept { return *module_; }
+  /// In the streamer, which counts on where a model has several lists.
   std::size_t index() const noexcept { return bound_.index(); }
   const Lease& lease() const noexcept { return bound_.lease(); }
 
@@ -30,22 +29,24 @@ class StreamedLayer {
   BoundLayer bound_;
 };
 
-/// The layers of a model as a range; in each step of a loop, the layer's weights are on the device.
+/// The layers in a list of a model as a range; in each step of a loop, the layer's weights are on the device.
 ///
-///   bind_outside(*model, "encoder.layer", streamer);
-///   StreamedLayers<BertLayerImpl> layers(*model, "encoder.layer", streamer);
-///   for (auto&& layer : layers) x = layer->forward(x, mask);
+///   StreamedModel streamed = stream(*model, "encoder.layer", checkpoint, options);
+///   for (auto&& layer : streamed.layers<BertLayerImpl>()) x = layer->forward(x, mask);
 ///
 /// `Block` is the class of the modules in the list (not the ModuleHolder around it).
 /// For loops only: its iterators own the pass, so that no standard algorithm takes them.
 /// A loop is one pass of the streamer; loops are not nested. A loop that is left early, or by an exception,
-/// ends its layer and its pass. See LayerBinding for what happens to the weights, threads and errors.
-template <class Block>
+/// ends its layer and its pass. See ModelBinding for what happens to the weights, threads and errors.
+template <class Block, class List = ModuleList>
 class StreamedLayers {
  public:
-  StreamedLayers(torch::nn::Module& model, std::string_view layers_path, Streamer& streamer,
-                 const BindOptions& options = {})
-      : blocks_(blocks_of(model, layers_path)), binding_(model, layers_path, streamer, options) {}
+  /// `first` is the streamer's number of the list's first module. `binding` and `list` outlive this object.
+  /// Throws Error kWrongModuleType for a module that is no `Block`.
+  StreamedLayers(ModelBinding& binding, const List& list, std::size_t first = 0)
+      : binding_(&binding), list_(&list), first_(first) {
+    for (std::size_t i = 0; i < list.size(); ++i) list.template as<Block>(i);
+  }
 
   class Iterator {
    public:
@@ -59,39 +60,38 @@ class StreamedLayers {
 
    private:
     friend class StreamedLayers;
-    explicit Iterator(StreamedLayers& layers) : layers_(&layers), pass_(layers.binding_.begin_pass()) {}
+    explicit Iterator(const StreamedLayers& layers) : layers_(&layers), pass_(layers.begin_pass()) {}
 
-    StreamedLayers* layers_;
+    const StreamedLayers* layers_;
     Pass pass_;
     std::size_t index_ = 0;
   };
 
-  Iterator begin() { return Iterator(*this); }
+  Iterator begin() const { return Iterator(*this); }
   std::default_sentinel_t end() const noexcept { return {}; }
-  std::size_t size() const noexcept { return blocks_.size(); }
+  std::size_t size() const noexcept { return list_->size(); }
+  /// The streamer's number of the first layer.
+  std::size_t first() const noexcept { return first_; }
 
-  /// Layer `index` by itself: any order, also inside a loop.
-  StreamedLayer<Block> acquire(std::size_t index) {
-    BoundLayer bound = binding_.acquire(index);  // refuses an index out of range
-    return {*blocks_[index], std::move(bound)};
+  /// Layer `index` of the list by itself: any order, also inside a loop. Throws what the list's `at`
+  /// and ModelBinding::acquire throw.
+  StreamedLayer<Block> acquire(std::size_t index) const {
+    Block& block = list_->template as<Block>(index);
+    return {block, binding_->acquire(first_ + index)};
   }
 
  private:
-  static std::vector<std::shared_ptr<Block>> blocks_of(torch::nn::Module& model,
-                                                       std::string_view layers_path) {
-    std::vector<std::shared_ptr<Block>> blocks;
-    for (const std::shared_ptr<torch::nn::Module>& module : *find_module_list(model, layers_path)) {
-      blocks.push_back(std::dynamic_pointer_cast<Block>(module));
-      if (!blocks.back()) {
-        const std::string index = std::to_string(blocks.size() - 1);
-        throw_wrong_module_type(std::string(layers_path) + "." + index, *module, typeid(Block));
-      }
-    }
-    return blocks;
+  /// Where the list is all that is streamed, the streamer's own order, which takes no memory.
+  Pass begin_pass() const {
+    if (size() == binding_->size()) return binding_->begin_pass();
+    std::vector<std::uint32_t> schedule(size());
+    std::iota(schedule.begin(), schedule.end(), static_cast<std::uint32_t>(first_));
+    return binding_->begin_pass(std::move(schedule));
   }
 
-  std::vector<std::shared_ptr<Block>> blocks_;  // shared with the model
-  LayerBinding binding_;
+  ModelBinding* binding_;
+  const List* list_;
+  std::size_t first_;
 };
 
 }  // namespace tierstream

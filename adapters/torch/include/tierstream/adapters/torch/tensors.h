@@ -15,6 +15,9 @@ std::optional<at::ScalarType> find_scalar_type(DType dtype) noexcept;
 /// The same, or Error kUnknownDType with the name.
 at::ScalarType to_scalar_type(DType dtype);
 
+/// The format's dtype of `type`; nothing for those that it has none for.
+std::optional<DType> find_dtype(at::ScalarType type) noexcept;
+
 /// "cpu" and "cuda:N" name the same device in both libraries.
 at::Device to_torch_device(const Device& device);
 
@@ -22,7 +25,12 @@ at::Device to_torch_device(const Device& device);
 /// nothing.
 Stream current_stream(at::Device device);
 
+/// Waits until all that this thread has queued on that stream is done.
+void synchronize(at::Device device);
+
 /// The tensor where it lies; no copy. Valid as long as `view` is, which nothing checks.
 at::Tensor to_tensor(const TensorView& view, at::Device device);
+/// The same, of memory that holds a tensor of `like`'s shape, strides and dtype.
+at::Tensor to_tensor_like(const at::Tensor& like, std::byte* data, at::Device device);
 
 }  // namespace tierstream

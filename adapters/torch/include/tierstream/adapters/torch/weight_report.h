@@ -13,13 +13,19 @@ struct BindOptions {
   std::function<std::string(std::string_view module_name)> rename = {};
   /// Tensors of the checkpoint that the module has no place for are no error. Those in layers still travel.
   bool allow_unexpected = false;
+  /// Parameters that the checkpoint lacks keep the module's values and move to the device, as buffers do.
+  bool allow_missing = false;
+  /// For finding code that keeps a layer's weights beyond its lease: weights are placeholders of NaN between
+  /// leases, and the memory that a lease bound them to is filled with NaN when it ends. Every weight is then
+  /// copied once more on the device, into memory for it.
+  bool poison = false;
 };
 
 /// Where a module and a checkpoint differ: the full names, in order.
 struct WeightReport {
   std::vector<std::string> missing;     ///< parameters that the checkpoint lacks
   std::vector<std::string> unexpected;  ///< tensors that the module has no place for
-  std::vector<std::string> unlike;      ///< other shape or dtype: the name and both
+  std::vector<std::string> unlike;      ///< other shape, or a dtype that does not convert: the name and both
 
   bool empty() const noexcept { return missing.empty() && unexpected.empty() && unlike.empty(); }
 };

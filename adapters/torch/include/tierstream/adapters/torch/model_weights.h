@@ -1,0 +1,41 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+namespace torch::nn {
+class Module;
+}
+namespace torch::jit {
+struct Module;
+}
+
+namespace tierstream {
+
+class ModuleList;
+
+/// A parameter or buffer of a module. The tensor is the module's own: replacing its data reaches the module.
+struct ModelWeight {
+  std::string name;  ///< within its layer, or within the model when it belongs to none
+  at::Tensor tensor;
+  bool is_buffer = false;
+};
+
+struct LayerWeights {
+  std::string name;  ///< of the layer, e.g. "encoder.layer.3"
+  std::vector<ModelWeight> weights;
+};
+
+/// Every parameter and buffer of a model, by layer: what streaming needs to know of it, and all that it
+/// knows. A tensor that stands in several places of the model is named in each.
+struct ModelWeights {
+  std::vector<ModelWeight> outside;
+  std::vector<LayerWeights> layers;
+};
+
+/// The layers are the modules of `lists`, one list after the other.
+ModelWeights weights_of(const torch::nn::Module& model, const std::vector<ModuleList>& lists);
+
+}  // namespace tierstream

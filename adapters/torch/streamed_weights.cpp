@@ -1,0 +1,159 @@
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <tierstream/adapters/torch/streamed_weights.h>
+#include <tierstream/adapters/torch/tensors.h>
+#include <tierstream/io/error.h>
+
+#include <algorithm>
+#include <iterator>
+#include <unordered_set>
+#include <utility>
+
+#include "binding_plan.h"
+#include "landing_buffers.h"
+
+namespace tierstream {
+namespace {
+
+std::vector<at::Tensor> tensors_of(const ModelWeights& model) {
+  std::vector<at::Tensor> tensors;
+  for (const LayerWeights& layer : model.layers) {
+    for (const ModelWeight& weight : layer.weights) tensors.push_back(weight.tensor.variable_data());
+  }
+  return tensors;
+}
+
+/// Also refuses what does not fit, before budgets are looked at.
+std::uint64_t bytes_kept_by(const ModelWeights& model, const LayerTable& table,
+                            const StreamOptions& options) {
+  const BindingPlan plan = plan_binding(model, table, options.binding);
+  refuse_mismatch(plan.report);
+  const auto& device = options.streaming.device;
+  return kept_bytes(plan, table, options.binding, device ? to_torch_device(*device) : at::Device(at::kCPU),
+                    options.streaming.max_slots);
+}
+
+Budget less(Budget budget, std::uint64_t kept_bytes) {
+  if (budget.gpu < kept_bytes) {
+    throw Error(Errc::kBudgetTooSmall,
+                fmt::format("gpu needs {} bytes for what the model itself keeps there, and has {}",
+                            kept_bytes, budget.gpu));
+  }
+  budget.gpu -= kept_bytes;
+  return budget;
+}
+
+StreamerOptions within(StreamerOptions options, std::uint64_t kept_bytes) {
+  options.budget = less(options.budget, kept_bytes);
+  return options;
+}
+
+}  // namespace
+
+StreamedWeights::StreamedWeights(const ModelWeights& model, LayerTable table, const StreamOptions& options,
+                                 std::vector<at::Tensor> sources)
+    : sources_(std::move(sources)),
+      budget_(options.streaming.budget),
+      landing_buffers_(most_landing_buffers(options.streaming.max_slots, table.layers.size())),
+      staying_bytes_(bytes_kept_by(model, table, options)),
+      streamer_(std::move(table), within(options.streaming, staying_bytes_)),
+      binding_(model, streamer_, options.binding) {
+  staying_bytes_ -= landing_buffers_ * binding_.landing_bytes();
+}
+
+StreamedWeights::~StreamedWeights() {
+  binding_.abandon();  // before the streamer's end: buffers are copied from the device
+}
+
+std::uint64_t StreamedWeights::kept_bytes() const noexcept {
+  return staying_bytes_ + landing_buffers_ * binding_.landing_bytes() + binding_.lora_bytes();
+}
+
+Budget StreamedWeights::set_budget(const Budget& budget) {
+  const Budget outstanding = streamer_.set_budget(less(budget, kept_bytes()));
+  budget_ = budget;
+  return outstanding;
+}
+
+void StreamedWeights::fit_budget() { streamer_.set_budget(less(budget_, kept_bytes())); }
+
+void StreamedWeights::update(std::span<const WeightUpdate> updates) {
+  std::vector<ModelBinding::Update> prepared;
+  std::vector<TensorChange> changes;
+  for (const WeightUpdate& update : updates) {
+    prepared.push_back(binding_.prepare_update(update.layer, update.name, update.value));
+    changes.push_back(prepared.back().change);
+  }
+  const std::uint64_t kept_before = kept_bytes();
+  streamer_.replace(changes);
+  for (ModelBinding::Update& update : prepared) {
+    binding_.apply(update);
+    updates_[{update.change.layer, update.change.tensor}] = std::move(update.source);
+  }
+  if (kept_bytes() != kept_before) fit_budget();  // less is converted now
+}
+
+ModelBinding::LoraId StreamedWeights::add_lora(const Lora& lora, double strength) {
+  const ModelBinding::LoraId id = binding_.add_lora(lora, strength);
+  try {
+    fit_budget();
+  } catch (...) {
+    binding_.remove_lora(id);
+    throw;
+  }
+  return id;
+}
+
+void StreamedWeights::remove_lora(ModelBinding::LoraId id) {
+  binding_.remove_lora(id);
+  fit_budget();
+}
+
+void StreamedWeights::close() {
+  if (!is_open_) return;
+  binding_.restore();
+  streamer_.close();
+  is_open_ = false;
+}
+
+std::vector<std::string> paths_of(std::string_view layers_path, const StreamOptions& options) {
+  std::vector<std::string> paths{std::string(layers_path)};
+  paths.insert(paths.end(), options.more_layers.begin(), options.more_layers.end());
+  return paths;
+}
+
+LayerTable table_of_lists(const Checkpoint& checkpoint, const std::vector<std::string>& paths,
+                          const StreamOptions& options) {
+  LayerTable all;
+  for (std::size_t i = 0; i < paths.size(); ++i) {
+    LayerTable table = checkpoint.layers(options.rename_layers ? options.rename_layers(paths[i]) : paths[i]);
+    if (i == 0) {
+      all = std::move(table);
+      continue;
+    }
+    std::unordered_set<std::string_view> outside;  // of this list; what is outside all lists is in each
+    for (const TensorSpec& tensor : table.outside.tensors) outside.insert(tensor.name);
+    std::erase_if(all.outside.tensors,
+                  [&](const TensorSpec& tensor) { return !outside.contains(tensor.name); });
+    std::ranges::move(table.layers, std::back_inserter(all.layers));
+  }
+  return all;
+}
+
+std::shared_ptr<StreamedWeights> stream_own_weights(const ModelWeights& model, const StreamOptions& options) {
+  StreamOptions own = options;
+  own.binding.rename = nullptr;
+  own.binding.allow_missing = true;
+  return std::make_shared<StreamedWeights>(model, table_of(model), own, tensors_of(model));
+}
+
+void throw_not_streamed(std::string_view path, const std::vector<std::string>& paths) {
+  throw Error(Errc::kNoSuchModule,
+              fmt::format("no layers at \"{}\" are streamed, but at {}", path, fmt::join(paths, ", ")));
+}
+
+void throw_not_in_lists() {
+  throw Error(Errc::kNoSuchModule, "the module is none of the layers that are streamed");
+}
+
+}  // namespace tierstream

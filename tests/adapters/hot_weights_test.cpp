@@ -1,0 +1,242 @@
+// Streamed weights that change between passes, against the same model changed while it is resident.
+#include <gtest/gtest.h>
+#include <tierstream/adapters/torch/lora.h>
+#include <tierstream/adapters/torch/streamed_model.h>
+#include <torch/nn.h>
+
+#include <cmath>
+#include <optional>
+#include <span>
+
+#include "adapters/tiny_model.h"
+#include "support/thrown.h"
+
+namespace tierstream {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr std::size_t kLayers = 4;
+constexpr const char* kPath = "encoder.layer";
+constexpr std::int64_t kRank = 4;
+
+/// With weights in the module's dtype and in another one, which is converted.
+class HotWeights : public testing::TestWithParam<at::ScalarType> {
+ protected:
+  void SetUp() override {
+    trained_->to(GetParam());
+    const Checkpoint checkpoint = write_checkpoint(directory_, tensors_of(*trained_));
+    trained_->to(at::kFloat);
+    // One slot or two, whatever the model keeps beside them: every layer moves in every pass.
+    const Budget budget{.gpu = 160'000, .pinned = 16u << 20};
+    streamed_.emplace(stream(*model_, kPath, checkpoint, {.streaming = {.budget = budget, .max_slots = 1}}));
+  }
+  at::Tensor run() { return model_->forward(some_input(), streamed_->layers<TinyLayerImpl>()); }
+  at::Tensor expected() { return trained_->forward_resident(some_input()); }
+  at::Tensor trained_weight(std::size_t layer) { return trained_->layer(layer)->linear->weight.detach(); }
+  std::uint64_t used_bytes() {
+    return streamed_->streamer().plan().used.gpu + 2 * streamed_->binding().landing_bytes() +
+           streamed_->binding().lora_bytes();
+  }
+
+  TemporaryDirectory directory_;
+  TinyModel trained_{kLayers};
+  TinyModel model_{kLayers};
+  std::optional<StreamedModel> streamed_;
+};
+INSTANTIATE_TEST_SUITE_P(Stored, HotWeights, testing::Values(at::kFloat, at::kBFloat16),
+                         [](const auto& parameter) { return c10::toString(parameter.param); });
+
+TEST_P(HotWeights, AreUpdatedForAllLaterPasses) {
+  EXPECT_TRUE(at::equal(run(), expected()));
+  for (int round = 0; round < 3; ++round) {
+    const at::Tensor weight = torch::rand({kWidth, kWidth});
+    const at::Tensor bias = torch::rand({kWidth});
+    const std::array updates{WeightUpdate{1, "linear.weight", weight}, WeightUpdate{3, "norm.bias", bias}};
+    streamed_->update(updates);
+    trained_weight(1).copy_(weight);
+    trained_->layer(3)->norm->bias.detach().copy_(bias);
+    for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::equal(run(), expected()));
+    EXPECT_TRUE(at::equal(model_->layer(1)->linear->weight, weight));
+  }
+  streamed_->close();
+  EXPECT_TRUE(at::equal(model_->forward_resident(some_input()), expected()));
+}
+
+TEST_P(HotWeights, AreCopiedFromTheUpdate) {
+  at::Tensor weight = torch::rand({kWidth, kWidth});
+  trained_weight(0).copy_(weight);
+  streamed_->update(0, "linear.weight", weight);
+  weight.zero_();
+  EXPECT_TRUE(at::equal(run(), expected()));
+}
+
+TEST_P(HotWeights, RefuseUpdatesThatDoNotFitAndChangeNothing) {
+  const at::Tensor weight = torch::rand({kWidth, kWidth});
+  EXPECT_EQ(
+      thrown_by([&] { streamed_->update(1, "linear.gate", weight); }),
+      (Thrown{
+          Errc::kTensorMissing,
+          "tensor \"encoder.layer.1.linear.gate\": is not streamed: what stays on the device is written to "
+          "where it is"}));
+  EXPECT_EQ(
+      thrown_by([&] { streamed_->update(1, "linear.bias", weight); }),
+      (Thrown{Errc::kWeightMismatch,
+              "tensor \"encoder.layer.1.linear.bias\": the weight has the shape [48], the update [48, 48]"}));
+  EXPECT_EQ(thrown_by([&] { streamed_->update(9, "linear.bias", weight); }).errc, Errc::kInvalidArgument);
+  {
+    const auto layer = streamed_->layers<TinyLayerImpl>().acquire(2);
+    EXPECT_EQ(thrown_by([&] { streamed_->update(1, "linear.weight", weight); }),
+              (Thrown{Errc::kLeasesOutstanding, "encoder.layer.2 is leased; end the lease first"}));
+  }
+  EXPECT_TRUE(at::equal(run(), expected()));
+}
+
+Lora some_lora() {
+  const auto change = [](std::size_t layer, double scaling) {
+    return LoraWeight{"encoder.layer." + std::to_string(layer) + ".linear.weight",
+                      torch::rand({kRank, kWidth}), torch::rand({kWidth, kRank}), scaling};
+  };
+  return {{change(0, 2), change(2, 0.5)}};
+}
+
+void change(TinyModelImpl& model, const Lora& lora, double strength) {
+  for (std::size_t i = 0; i < 2; ++i) {
+    const LoraWeight& weight = lora.weights[i];
+    model.layer(2 * i)->linear->weight.detach().addmm_(weight.b, weight.a, 1, strength * weight.scaling);
+  }
+}
+
+TEST_P(HotWeights, TakeLorasOnLandingAndLoseThemAgain) {
+  const at::Tensor plain = expected();
+  const Lora first = some_lora();
+  const Lora second = some_lora();
+  const std::uint64_t before = used_bytes();
+
+  const auto first_id = streamed_->add_lora(first, 0.7);
+  change(*trained_, first, 0.7);
+  for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::equal(run(), expected()));
+  EXPECT_FALSE(at::equal(run(), plain));
+  EXPECT_GT(streamed_->binding().lora_bytes(), 0u);
+  EXPECT_LE(used_bytes(), 160'000u);
+
+  const auto second_id = streamed_->add_lora(second);
+  change(*trained_, second, 1);
+  EXPECT_TRUE(at::equal(run(), expected()));
+
+  streamed_->remove_lora(second_id);
+  streamed_->remove_lora(first_id);
+  for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::equal(run(), plain));
+  EXPECT_EQ(used_bytes(), before);
+}
+
+TEST_P(HotWeights, ShowAndGiveBackTheWeightsWithoutTheLora) {
+  const at::Tensor plain = expected();
+  streamed_->add_lora(some_lora());
+  EXPECT_TRUE(at::equal(model_->layer(0)->linear->weight.to(at::kFloat), trained_weight(0)));
+  streamed_->close();
+  EXPECT_TRUE(at::equal(model_->forward_resident(some_input()), plain));
+}
+
+TEST_P(HotWeights, TakeALoraOverAnUpdate) {
+  const Lora lora = some_lora();
+  const at::Tensor weight = torch::rand({kWidth, kWidth});
+  streamed_->add_lora(lora);
+  streamed_->update(2, "linear.weight", weight);
+  trained_weight(2).copy_(weight);
+  change(*trained_, lora, 1);
+  EXPECT_TRUE(at::equal(run(), expected()));
+}
+
+TEST_P(HotWeights, RefuseALoraThatDoesNotFitAndChangeNothing) {
+  Lora lora = some_lora();
+  lora.weights[1].name = "encoder.layer.7.linear.weight";
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }),
+            (Thrown{Errc::kWeightMismatch,
+                    "the LoRA does not fit the streamed weights: 1 of other shape or dtype "
+                    "(encoder.layer.7.linear.weight)"}));
+  lora = some_lora();
+  lora.weights[0].a = torch::rand({kRank, 3});
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
+
+  lora = some_lora();  // of a rank that fits in no budget
+  lora.weights[0].a = torch::zeros({10'000, kWidth});
+  lora.weights[0].b = torch::zeros({kWidth, 10'000});
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kBudgetTooSmall);
+  EXPECT_EQ(streamed_->binding().lora_bytes(), 0u);
+  EXPECT_TRUE(at::equal(run(), expected()));
+}
+
+// --- Files ---
+
+class LoraFile : public testing::Test {
+ protected:
+  void write(const std::string& config, const Tensors& tensors) {
+    directory_.write("adapter_config.json", std::as_bytes(std::span(config)));
+    write_checkpoint(directory_, tensors);
+    std::filesystem::rename(directory_.path("model.safetensors"),
+                            directory_.path("adapter_model.safetensors"));
+  }
+  Thrown thrown() {
+    return thrown_by([&] { Lora::open(directory_.path()); });
+  }
+
+  static constexpr const char* kModule = "base_model.model.encoder.layer.0.linear";
+  TemporaryDirectory directory_;
+  Tensors tensors_{{std::string(kModule) + ".lora_A.weight", torch::rand({kRank, kWidth})},
+                   {std::string(kModule) + ".lora_B.weight", torch::rand({kWidth, kRank})}};
+};
+
+TEST_F(LoraFile, InTheLayoutOfPeftIsRead) {
+  write(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "bias": "none", "use_dora": false,
+            "modules_to_save": null, "target_modules": ["linear"]})",
+        tensors_);
+  const Lora lora = Lora::open(directory_.path());
+  ASSERT_EQ(lora.weights.size(), 1u);
+  EXPECT_EQ(lora.weights[0].name, "encoder.layer.0.linear.weight");
+  EXPECT_EQ(lora.weights[0].scaling, 3);
+  EXPECT_TRUE(at::equal(lora.weights[0].a, tensors_.begin()->second));
+  EXPECT_TRUE(at::equal(lora.weights[0].b, tensors_.rbegin()->second));
+}
+
+TEST_F(LoraFile, ScalesByTheRootOfTheRankAndByPatternsWhereItSaysSo) {
+  write(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "use_rslora": true})", tensors_);
+  EXPECT_EQ(Lora::open(directory_.path()).weights[0].scaling, 6);
+  write(R"({"peft_type": "LORA", "r": 8, "lora_alpha": 12, "rank_pattern": {"layer.0.linear": 4},
+            "alpha_pattern": {"layer.[1-9].linear": 1, ".*linear": 2}})",
+        tensors_);
+  EXPECT_EQ(Lora::open(directory_.path()).weights[0].scaling, 0.5);
+}
+
+TEST_F(LoraFile, ThatAsksForMoreIsRefused) {
+  const auto refusal = [&](const std::string& config) {
+    write(config, tensors_);
+    return thrown().what;
+  };
+  EXPECT_THAT(refusal("{"), HasSubstr("adapter_config.json: is not a JSON object"));
+  EXPECT_THAT(refusal(R"({"peft_type": "IA3"})"), HasSubstr("has a peft_type other than LORA"));
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "use_dora": true})"),
+              HasSubstr("asks for use_dora"));
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "modules_to_save": ["head"]})"),
+              HasSubstr("asks for modules_to_save"));
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "bias": "all"})"),
+              HasSubstr("asks for biases"));
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 0, "lora_alpha": 1})"),
+              HasSubstr("has an r or lora_alpha that is no usable number"));
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "rank_pattern": {"(": 1}})"),
+              HasSubstr("has a pattern that is no regular expression: ("));
+  tensors_[std::string(kModule) + ".lora_magnitude_vector"] = torch::rand({kWidth});
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1})"),
+              HasSubstr("is not the A or B of a linear layer"));
+}
+
+TEST_F(LoraFile, WithoutAPartIsRefused) {
+  tensors_.erase(tensors_.begin());
+  write(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1})", tensors_);
+  EXPECT_THAT(thrown().what, HasSubstr("has no A and B of one rank"));
+  std::filesystem::remove(directory_.path("adapter_config.json"));
+  EXPECT_EQ(thrown().errc, Errc::kOpenFailed);
+}
+
+}  // namespace
+}  // namespace tierstream
