@@ -18,7 +18,7 @@ readonly build_cost="1.3 GB on disk, 2.3 GB with the tests"
 readonly debian_packages=(
   g++ cmake ninja-build pkg-config python3 python3-venv
   liburing-dev libtbb-dev libsimdjson-dev libfmt-dev libcli11-dev libxxhash-dev nlohmann-json3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev libutf8proc-dev)
+  libgtest-dev libgmock-dev libbenchmark-dev libutf8proc-dev libsentencepiece-dev)
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
