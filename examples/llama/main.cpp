@@ -108,6 +108,7 @@ void run(const Arguments& arguments) {
   Results results{
       .prompt = prompt_of(arguments, tokenizer.get()), .generation = {}, .text = {}, .streaming = {}};
   check_prompt(results.prompt, files.config);
+  const Sampler refuses_wrong_options(sampling_of(arguments));  // before any weight is loaded
   const std::shared_ptr<Device> device = make_device(arguments.device);
   GenerationOptions options{.prompt = results.prompt,
                             .max_tokens = arguments.max_tokens,

@@ -48,24 +48,20 @@ LLAMA3 = {
 LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
 BIASES = {"attention_bias": True, "mlp_bias": True}
+TIED = {"tie_word_embeddings": True}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
 # name, class, what differs from SHAPE, dtype, the largest shard
 CASES = [
     ("llama", "Llama", {}, torch.float32, "1GB"),
     ("llama_half", "Llama", {}, torch.float16, "100KB"),
     ("llama3_rope", "Llama", {"rope_parameters": LLAMA3}, torch.bfloat16, "100KB"),
-    ("llama_linear_rope", "Llama", {"rope_parameters": LINEAR, "tie_word_embeddings": True, **BIASES}, torch.float32, "150KB"),
+    ("llama_linear_rope", "Llama", {"rope_parameters": LINEAR, **TIED, **BIASES}, torch.float32, "150KB"),
     ("llama_dynamic_rope", "Llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 24}, torch.float32, "1GB"),
-    ("llama_one_key", "Llama", {"num_key_value_heads": 1, "tie_word_embeddings": True}, torch.bfloat16, "1GB"),
+    ("llama_one_key", "Llama", {"num_key_value_heads": 1, **TIED}, torch.bfloat16, "1GB"),
     ("mistral", "Mistral", {"head_dim": 32, "sliding_window": 7}, torch.float32, "100KB"),
     ("mistral_bf16", "Mistral", {"sliding_window": 1000}, torch.bfloat16, "1GB"),
-    ("qwen2", "Qwen2", {"tie_word_embeddings": True}, torch.bfloat16, "100KB"),
-    (
-        "qwen2_windows",
-        "Qwen2",
-        {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2},
-        torch.float32,
-        "1GB",
-    ),
+    ("qwen2", "Qwen2", TIED, torch.bfloat16, "100KB"),
+    ("qwen2_windows", "Qwen2", WINDOWS, torch.float32, "1GB"),
 ]
 
 failures = []
