@@ -12,7 +12,6 @@
 #include <variant>
 
 #include "tools/path_report.h"
-#include "tools/synthetic_checkpoint.h"
 
 namespace tierstream {
 namespace {
@@ -50,9 +49,12 @@ std::uint64_t FileOptions::bytes() const {
 }
 
 BenchCheckpoint::BenchCheckpoint(const FileOptions& options, std::uint32_t layers)
-    : directory_(make_temporary_directory(options.directory())) {
-  // A tiny vocabulary: nearly all bytes are in the layers.
-  const SyntheticSpec spec{.layers = layers, .layer_bytes = options.bytes() / layers, .vocabulary = 64};
+    // A tiny vocabulary: nearly all bytes are in the layers.
+    : BenchCheckpoint(options.directory(),
+                      {.layers = layers, .layer_bytes = options.bytes() / layers, .vocabulary = 64}) {}
+
+BenchCheckpoint::BenchCheckpoint(const fs::path& parent, const SyntheticSpec& spec)
+    : directory_(make_temporary_directory(parent)) {
   try {
     fmt::print(stderr, "writing {} to {}, removed at the end\n",
                format_bytes(design_synthetic_model(spec).total_bytes), directory_.string());

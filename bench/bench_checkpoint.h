@@ -10,6 +10,7 @@
 
 #include "bench/bench_program.h"
 #include "tools/raw_reader.h"
+#include "tools/synthetic_checkpoint.h"
 
 namespace tierstream {
 
@@ -33,12 +34,14 @@ class FileOptions {
 /// A synthetic checkpoint of one file in a directory of its own, cold when made and removed at its end.
 class BenchCheckpoint {
  public:
-  /// Says its size on standard error before it writes.
+  // Both say its size on standard error before they write.
   BenchCheckpoint(const FileOptions& options, std::uint32_t layers);
+  BenchCheckpoint(const std::filesystem::path& parent, const SyntheticSpec& spec);
   BenchCheckpoint(const BenchCheckpoint&) = delete;
   BenchCheckpoint& operator=(const BenchCheckpoint&) = delete;
   ~BenchCheckpoint();
 
+  std::string directory() const { return directory_.string(); }
   const std::string& file() const noexcept { return file_; }
   std::uint64_t bytes() const noexcept { return bytes_; }
   LayerTable layers(const StorageOptions& options) const;

@@ -18,7 +18,7 @@ readonly build_cost="1.3 GB on disk, 2.3 GB with the tests"
 readonly debian_packages=(
   g++ cmake ninja-build pkg-config python3 python3-venv
   liburing-dev libtbb-dev libsimdjson-dev libfmt-dev libcli11-dev libxxhash-dev nlohmann-json3-dev
-  libgtest-dev libgmock-dev libbenchmark-dev libutf8proc-dev)
+  libgtest-dev libgmock-dev libbenchmark-dev libutf8proc-dev libsentencepiece-dev)
 
 say() { printf '%s\n' "$*"; }
 fail() { printf 'error: %s\n' "$*" >&2; exit 1; }
@@ -136,7 +136,7 @@ announce_costs() {
   [[ -f $venv/.requirements ]] || costs+=("LibTorch and weights, in .venv: $libtorch_cost")
   system_has_cuda_toolkit || [[ -f $venv/.requirements-cuda ]] ||
     costs+=("CUDA toolkit, in .venv: $cuda_cost")
-  [[ $1 == demo || -f $venv/.requirements-test ]] || costs+=("reference of a test, in .venv: $reference_cost")
+  [[ $1 == demo || -f $venv/.requirements-test ]] || costs+=("reference of two tests, in .venv: $reference_cost")
   [[ -f build/dev/.configured ]] || costs+=("build, in build: $build_cost")
   if ((${#costs[@]})); then
     say "To set up:"

@@ -176,10 +176,7 @@ RunReport run(const RunArguments& arguments, const TraceFiles& traces, const std
     verify_outside(*verifier, streamer, stop);
     report.verified_tensors = verifier->verified_tensors();
   }
-  report.path = streamer.storage_path();  // again: a fallback may have come late
-  report.kept_bytes = streamer.plan().used.page_cache;
-  report.page_cache = streamer.page_cache_status();
-  report.peak_bytes = streamer.stats().peak_bytes;
+  complete(report, streamer);  // the path again: a fallback may have come late
   tell(describe_end(report));
   return report;
 }

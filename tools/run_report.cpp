@@ -122,6 +122,27 @@ nlohmann::json verdict_to_json(const PassReport& pass, const LinkRates& rates) {
 
 }  // namespace
 
+void complete(RunReport& report, const Streamer& streamer) {
+  report.path = streamer.storage_path();
+  report.kept_bytes = streamer.plan().used.page_cache;
+  report.page_cache = streamer.page_cache_status();
+  report.peak_bytes = streamer.stats().peak_bytes;
+}
+
+std::string describe(const TierBytes& bytes) {
+  return join_nonzero(
+      {{"disk", bytes.disk}, {"page_cache", bytes.page_cache}, {"pinned", bytes.pinned}, {"gpu", bytes.gpu}});
+}
+
+nlohmann::json to_json(const TierBytes& bytes) {
+  return {
+      {"disk", bytes.disk}, {"page_cache", bytes.page_cache}, {"pinned", bytes.pinned}, {"gpu", bytes.gpu}};
+}
+
+nlohmann::json to_json(const StallSeconds& stall) {
+  return {{"disk", stall.disk}, {"ring", stall.ring}, {"copy", stall.copy}, {"slot", stall.slot}};
+}
+
 std::string describe_pass(std::size_t number, const PassReport& report, const LinkRates& rates) {
   const PassStats& pass = report.stats;
   const TierBytes& bytes = pass.bytes;
@@ -132,11 +153,7 @@ std::string describe_pass(std::size_t number, const PassReport& report, const Li
       moved && pass.seconds > 0 ? fmt::format(", {:.2f} GB/s", brought / pass.seconds / 1e9) : "";
   std::string text =
       fmt::format("pass {:<3}{}{}: {}\n        stalled {}{}\n", number, format_seconds(pass.seconds), rate,
-                  join_nonzero({{"disk", bytes.disk},
-                                {"page_cache", bytes.page_cache},
-                                {"pinned", bytes.pinned},
-                                {"gpu", bytes.gpu}}),
-                  format_seconds(pass.stall.total()), join_stalls(pass.stall));
+                  describe(bytes), format_seconds(pass.stall.total()), join_stalls(pass.stall));
   return text + describe_verdict(report, rates);
 }
 
@@ -160,17 +177,9 @@ nlohmann::json to_json(const RunReport& report) {
     const PassStats& pass = pass_report.stats;
     passes.push_back({{"seconds", pass.seconds},
                       {"layers", pass.layers},
-                      {"bytes",
-                       {{"disk", pass.bytes.disk},
-                        {"page_cache", pass.bytes.page_cache},
-                        {"pinned", pass.bytes.pinned},
-                        {"gpu", pass.bytes.gpu}}},
+                      {"bytes", to_json(pass.bytes)},
                       {"unused_bytes", pass.unused_bytes},
-                      {"stall_seconds",
-                       {{"disk", pass.stall.disk},
-                        {"ring", pass.stall.ring},
-                        {"copy", pass.stall.copy},
-                        {"slot", pass.stall.slot}}},
+                      {"stall_seconds", to_json(pass.stall)},
                       {"verdict", verdict_to_json(pass_report, report.rates)}});
   }
   return {{"checkpoint", report.checkpoint},

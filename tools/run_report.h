@@ -2,6 +2,7 @@
 
 #include <tierstream/io/storage_backend.h>
 #include <tierstream/streamer/stats.h>
+#include <tierstream/streamer/streamer.h>
 #include <tierstream/streamer/verdict.h>
 #include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/page_cache.h>
@@ -18,7 +19,7 @@ struct PassReport {
   Verdict verdict;
 };
 
-/// What `tierstream run` found out.
+/// What a run over a checkpoint found out.
 struct RunReport {
   std::string checkpoint;
   std::string layers;  ///< prefix of their names
@@ -35,11 +36,17 @@ struct RunReport {
   std::uint64_t verified_tensors = 0;
 };
 
+/// Adds what is known once the passes are done: the path taken, kept pages, peaks.
+void complete(RunReport& report, const Streamer& streamer);
+
 // For people; lines of at most 80 columns, but for names.
+std::string describe(const TierBytes& bytes);  ///< "disk 1.00 GiB, gpu 2.00 MiB"; "nothing"
 std::string describe_pass(std::size_t number, const PassReport& report, const LinkRates& rates);
 std::string describe_end(const RunReport& report);
 
-/// For programs: a key, once there, keeps its name and meaning.
+// For programs: a key, once there, keeps its name and meaning.
+nlohmann::json to_json(const TierBytes& bytes);
+nlohmann::json to_json(const StallSeconds& stall);
 nlohmann::json to_json(const RunReport& report);
 
 }  // namespace tierstream

@@ -31,6 +31,7 @@ constexpr std::size_t kWriteBytes = 8u << 20;
 constexpr std::uint64_t kMaxLayers = 1u << 16;
 constexpr std::uint64_t kMaxLayerBytes = std::uint64_t{1} << 42;
 constexpr std::uint64_t kMaxVocabulary = std::uint64_t{1} << 32;
+constexpr std::uint64_t kMaxWidth = 1u << 20;
 constexpr std::uint64_t kMaxSkew = 1u << 20;
 
 constexpr const char* kSingleName = "model.safetensors";
@@ -55,6 +56,14 @@ void check(const SyntheticSpec& spec) {
     throw Error(Errc::kInvalidArgument, fmt::format("a synthetic checkpoint of {} {}: {} to {} are possible",
                                                     value, what, least, most));
   };
+  if ((spec.hidden == 0) != (spec.intermediate == 0) || spec.hidden % kHiddenStep != 0) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("a hidden size of {} with an MLP of {}: multiples of {} are "
+                            "possible, with an MLP",
+                            spec.hidden, spec.intermediate, kHiddenStep));
+  }
+  require_range("as hidden size", spec.hidden, 0, kMaxWidth);
+  require_range("as MLP size", spec.intermediate, 0, kMaxWidth);
   const std::uint64_t least_layer_bytes = bytes_of(elements_per_layer(kHiddenStep, 1), spec.dtype);
   require_range("layers", spec.layers, 1, kMaxLayers);
   require_range(fmt::format("bytes per {} layer", name_of(spec.dtype)), spec.layer_bytes, least_layer_bytes,
@@ -203,18 +212,25 @@ void refuse_a_full_disk(const fs::path& directory, std::uint64_t needed_bytes) {
               {.file = directory.string(), .expected_bytes = needed_bytes, .actual_bytes = available_bytes});
 }
 
-}  // namespace
-
-SyntheticModel design_synthetic_model(const SyntheticSpec& spec) {
-  check(spec);
+/// The shapes whose layers come nearest to the bytes that are wished for.
+void shape_layers(SyntheticModel& model, const SyntheticSpec& spec) {
   const double elements = static_cast<double>(spec.layer_bytes) * 8 / bits_per_element(spec.dtype);
   const double steps = std::sqrt(elements / kHiddenSquaresPerLayer) / static_cast<double>(kHiddenStep);
-  SyntheticModel model;
   model.hidden = kHiddenStep * std::max<std::uint64_t>(1, static_cast<std::uint64_t>(std::llround(steps)));
   // The width of the MLP takes up what the steps of the hidden width leave over.
   const double without_mlp = static_cast<double>(elements_per_layer(model.hidden, 0));
   const double rows = (elements - without_mlp) / (3.0 * static_cast<double>(model.hidden));
   model.intermediate = std::max<std::uint64_t>(1, static_cast<std::uint64_t>(std::llround(rows)));
+}
+
+}  // namespace
+
+SyntheticModel design_synthetic_model(const SyntheticSpec& spec) {
+  check(spec);
+  SyntheticModel model;
+  model.hidden = spec.hidden;
+  model.intermediate = spec.intermediate;
+  if (spec.hidden == 0) shape_layers(model, spec);
   model.layer_bytes = bytes_of(elements_per_layer(model.hidden, model.intermediate), spec.dtype);
   model.tensors = tensors_of(spec, model);
   for (const SafetensorsEntry& tensor : model.tensors) model.total_bytes += tensor.bytes;

@@ -17,8 +17,11 @@ namespace tierstream {
 struct SyntheticSpec {
   std::uint32_t layers = 4;
   std::uint64_t layer_bytes = 64u << 20;  ///< wished for; SyntheticModel says what whole shapes allow
-  DType dtype = DType::kBF16;             ///< of every tensor
-  std::uint64_t vocabulary = 4096;        ///< tokens; small, so that the weights outside the layers are few
+  /// These shapes instead of those that `layer_bytes` comes to; 0: not given. Both or none.
+  std::uint64_t hidden = 0;  ///< a multiple of 64
+  std::uint64_t intermediate = 0;
+  DType dtype = DType::kBF16;       ///< of every tensor
+  std::uint64_t vocabulary = 4096;  ///< tokens; small, so that the weights outside the layers are few
   std::uint64_t seed = 0;
   std::uint32_t shards = 1;
   /// In each file the data starts this many bytes after a multiple of 4096. Files of the wild start at any

@@ -1,57 +1,13 @@
 #include "bert.h"
 
 #include <fmt/format.h>
-#include <tierstream/io/error.h>
 
-#include <cmath>
-#include <fstream>
-#include <nlohmann/json.hpp>
-#include <optional>
+#include "hugging_face/config_fields.h"
 
 namespace tierstream::minilm {
 namespace {
 
 namespace nn = torch::nn;
-using nlohmann::json;
-
-/// No real encoder comes near; larger values would only ask for absurd memory.
-constexpr std::int64_t kMaxSize = 1 << 24;
-
-/// A number of `config`, checked.
-class Fields {
- public:
-  Fields(json config, std::string file) : config_(std::move(config)), file_(std::move(file)) {}
-
-  std::int64_t size(const char* name) const {
-    const json& value = get(name);
-    const std::int64_t number = value.is_number_integer() ? value.get<std::int64_t>() : 0;
-    if (number < 1 || number > kMaxSize) refuse(name, fmt::format("is {}, not a size", value.dump()));
-    return number;
-  }
-  double positive(const char* name) const {
-    const json& value = get(name);
-    const double number = value.is_number() ? value.get<double>() : 0;
-    if (!(number > 0)) refuse(name, fmt::format("is {}, not a positive number", value.dump()));
-    return number;
-  }
-  void require(const char* name, const char* supported) const {
-    if (get(name) != supported)
-      refuse(name, fmt::format("is {}, only \"{}\" is built", get(name).dump(), supported));
-  }
-  [[noreturn]] void refuse(const char* name, const std::string& what) const {
-    throw Error(Errc::kInvalidArgument, fmt::format("\"{}\" {}", name, what), {.file = file_});
-  }
-
- private:
-  const json& get(const char* name) const {
-    const auto found = config_.find(name);
-    if (found == config_.end()) refuse(name, "is missing");
-    return *found;
-  }
-
-  json config_;
-  std::string file_;
-};
 
 nn::LayerNorm layer_norm(const BertConfig& config) {
   return nn::LayerNorm(nn::LayerNormOptions({config.hidden_size}).eps(config.layer_norm_epsilon));
@@ -65,14 +21,7 @@ std::shared_ptr<nn::Module> add_group(nn::Module& parent, const char* name) {
 }  // namespace
 
 BertConfig BertConfig::load(const std::filesystem::path& config_json) {
-  std::ifstream file(config_json);
-  if (!file)
-    throw Error(Errc::kOpenFailed, "cannot open the model's configuration", {.file = config_json.string()});
-  const json config = json::parse(file, nullptr, /*allow_exceptions=*/false);
-  if (!config.is_object()) {
-    throw Error(Errc::kInvalidArgument, "is no JSON object", {.file = config_json.string()});
-  }
-  const Fields fields(config, config_json.string());
+  const ConfigFields fields = ConfigFields::load(config_json);
   fields.require("model_type", "bert");
   fields.require("hidden_act", "gelu");
   const BertConfig result{.vocabulary_size = fields.size("vocab_size"),

@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "tools/path_report.h"
+#include "tools/run_report.h"
 
 namespace tierstream::minilm {
 namespace {
@@ -162,15 +163,6 @@ std::string describe_paths(std::span<const Run> runs) {
   return text;
 }
 
-json to_json(const TierBytes& bytes) {
-  return {
-      {"disk", bytes.disk}, {"page_cache", bytes.page_cache}, {"pinned", bytes.pinned}, {"gpu", bytes.gpu}};
-}
-
-json to_json(const StallSeconds& stall) {
-  return {{"disk", stall.disk}, {"ring", stall.ring}, {"copy", stall.copy}, {"slot", stall.slot}};
-}
-
 json to_json(const Run& run) {
   json object{{"name", run.name}, {"pass_seconds", run.seconds}};
   const at::Tensor embeddings = run.embeddings.contiguous();
@@ -188,8 +180,8 @@ json to_json(const Run& run) {
     object["peak_bytes"] = {{"gpu", report.peak_bytes.gpu}, {"pinned", report.peak_bytes.pinned}};
     for (const PassStats& pass : report.passes) {
       object["passes"].push_back({{"seconds", pass.seconds},
-                                  {"bytes", to_json(pass.bytes)},
-                                  {"stall_seconds", to_json(pass.stall)}});
+                                  {"bytes", tierstream::to_json(pass.bytes)},
+                                  {"stall_seconds", tierstream::to_json(pass.stall)}});
     }
   }
   return object;

@@ -11,7 +11,7 @@
 #include <limits>
 #include <utility>
 
-#include "plain_weights.h"
+#include "hugging_face/plain_weights.h"
 #include "streamed_rows.h"
 
 namespace tierstream::minilm {

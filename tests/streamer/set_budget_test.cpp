@@ -245,26 +245,28 @@ TEST_P(SetBudgetTest, LeasesMayEndOnOtherThreadsMeanwhile) {
 TEST_P(SetBudgetTest, ReplacesTensorsByMemoryOfAnotherSizeForAllLaterPasses) {
   const std::vector<std::byte> larger = pattern_bytes(7, 2 * kMiB);
   const std::vector<std::byte> smaller = pattern_bytes(8, 1000);
-  Streamer streamer = make(budget_of(2));
-  walk(streamer);
-  const std::array changes{TensorChange{1, 2, DType::kU8, {2 * kMiB}, 2 * kMiB, larger.data()},
-                           TensorChange{4, 0, DType::kU8, {1000}, 1000, smaller.data()}};
-  {
-    const Lease lease = streamer.acquire(1);
-    EXPECT_EQ(thrown_by([&] { streamer.replace(changes); }).errc, Errc::kLeasesOutstanding);
-  }
-  const std::uint64_t generation = streamer.generation();
-  streamer.replace(changes);
-  EXPECT_EQ(streamer.generation(), generation + 1);
-  for (int pass = 0; pass < 2; ++pass) {
-    for (const Lease& layer : streamer.pass()) {
-      for (std::size_t i = 0; i < layer.size(); ++i) {
-        const TensorView view = layer.tensor(i);
-        if (const auto* const memory = std::get_if<const std::byte*>(&view.spec->source)) {
-          EXPECT_EQ(std::memcmp(view.data, *memory, view.spec->bytes), 0);
-          EXPECT_EQ(view.spec->name, layer.index() == 1 ? "t2" : "t0");
-        } else {
-          EXPECT_TRUE(model_.has_right_bytes(view));
+  for (const std::size_t slots : {2u, 40u}) {  // all streamed, all resident
+    Streamer streamer = make(budget_of(slots));
+    walk(streamer);
+    const std::array changes{TensorChange{1, 2, DType::kU8, {2 * kMiB}, 2 * kMiB, larger.data()},
+                             TensorChange{4, 0, DType::kU8, {1000}, 1000, smaller.data()}};
+    {
+      const Lease lease = streamer.acquire(1);
+      EXPECT_EQ(thrown_by([&] { streamer.replace(changes); }).errc, Errc::kLeasesOutstanding);
+    }
+    const std::uint64_t generation = streamer.generation();
+    streamer.replace(changes);
+    EXPECT_EQ(streamer.generation(), generation + 1);
+    for (int pass = 0; pass < 2; ++pass) {
+      for (const Lease& layer : streamer.pass()) {
+        for (std::size_t i = 0; i < layer.size(); ++i) {
+          const TensorView view = layer.tensor(i);
+          if (const auto* const memory = std::get_if<const std::byte*>(&view.spec->source)) {
+            EXPECT_EQ(std::memcmp(view.data, *memory, view.spec->bytes), 0);
+            EXPECT_EQ(view.spec->name, layer.index() == 1 ? "t2" : "t0");
+          } else {
+            EXPECT_TRUE(model_.has_right_bytes(view));
+          }
         }
       }
     }

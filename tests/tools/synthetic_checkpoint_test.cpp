@@ -62,6 +62,18 @@ TEST(SyntheticModel, ALayerOfLlama3SizeHasItsShapes) {
   EXPECT_NEAR(static_cast<double>(model.intermediate), 14336, 2);
 }
 
+TEST(SyntheticModel, HasTheShapesThatAreGiven) {
+  const SyntheticModel model = design_synthetic_model({.hidden = 2048, .intermediate = 8192});
+  EXPECT_EQ(model.hidden, 2048u);
+  EXPECT_EQ(model.intermediate, 8192u);
+  EXPECT_EQ(model.layer_bytes, 2 * (2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 8192 + 2 * 2048));
+  for (const SyntheticSpec& spec : {SyntheticSpec{.hidden = 100, .intermediate = 100},
+                                    SyntheticSpec{.hidden = 64}, SyntheticSpec{.intermediate = 64},
+                                    SyntheticSpec{.hidden = 64, .intermediate = std::uint64_t{1} << 40}}) {
+    EXPECT_EQ(thrown_by([&] { design_synthetic_model(spec); }).errc, Errc::kInvalidArgument);
+  }
+}
+
 TEST(SyntheticModel, ALayerComesWithinOneAndAHalfRowsOfWhatWasAskedFor) {
   for (const DType dtype : {DType::kBF16, DType::kF32, DType::kF8E4M3}) {
     for (std::uint64_t wished = 100'000; wished < 400 * kMiB; wished = wished * 13 / 7) {

@@ -1,4 +1,4 @@
-#include "plain_weights.h"
+#include "hugging_face/plain_weights.h"
 
 #include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/error.h>
@@ -6,7 +6,7 @@
 #include <fstream>
 #include <string>
 
-namespace tierstream::minilm {
+namespace tierstream {
 namespace {
 
 at::Tensor read(const CheckpointTensor& tensor, const std::string& path) {
@@ -23,11 +23,13 @@ at::Tensor read(const CheckpointTensor& tensor, const std::string& path) {
 void load_plainly(torch::nn::Module& module, const Checkpoint& checkpoint, at::Device device) {
   const auto load = [&](const std::string& name, const at::Tensor& target, bool is_buffer) {
     const CheckpointTensor* const tensor = checkpoint.find(name);
-    if (tensor != nullptr && target.sizes() == at::IntArrayRef(tensor->shape)) {
+    if (tensor != nullptr && target.sizes() == at::IntArrayRef(tensor->shape) &&
+        target.scalar_type() == find_scalar_type(tensor->dtype)) {
       target.set_requires_grad(false);
       target.set_data(read(*tensor, checkpoint.files()[tensor->file].path).to(device));
     } else if (tensor != nullptr || !is_buffer) {
-      const char* const problem = tensor == nullptr ? "is missing" : "has another shape than the module's";
+      const char* const problem =
+          tensor == nullptr ? "is missing" : "has another shape or dtype than the module's";
       throw Error(Errc::kWeightMismatch, problem, {.tensor = name});
     }
   };
@@ -35,4 +37,4 @@ void load_plainly(torch::nn::Module& module, const Checkpoint& checkpoint, at::D
   for (const auto& buffer : module.named_buffers()) load(buffer.key(), buffer.value(), true);
 }
 
-}  // namespace tierstream::minilm
+}  // namespace tierstream

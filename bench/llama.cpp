@@ -1,0 +1,281 @@
+// What do a token and a prompt of 512 tokens cost, with a Llama of 1 B parameters on the CPU device, while
+// its weights are resident through tierstream, used in place in the page cache, half streamed, and all
+// streamed, from a warm page cache and from a cold disk? Beside plain LibTorch with its weights resident, and
+// LibTorch over mapped weights.
+
+#include <ATen/ATen.h>
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <sys/mman.h>
+#include <tierstream/adapters/torch/tensors.h>
+#include <tierstream/io/error.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstdlib>
+#include <future>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "bench/bench_checkpoint.h"
+#include "bench/comparison.h"
+#include "llama/weights.h"
+#include "tools/page_cache.h"
+
+namespace tierstream {
+namespace {
+
+using llama::KvCache;
+using llama::LlamaConfig;
+using llama::LlamaFiles;
+using llama::LlamaWeights;
+using llama::ResidentWeights;
+using llama::StreamedWeights;
+
+constexpr std::uint64_t kRingBytes = 64u << 20;
+constexpr std::uint64_t kPlenty = std::uint64_t{1} << 62;
+constexpr std::int64_t kTokensBefore = 128;  // that a single token sees
+
+SyntheticSpec weights_of(bool quick) {
+  // The shapes of Llama 3.2 1B, but for its vocabulary, whose table is not streamed.
+  if (!quick) return {.layers = 16, .hidden = 2048, .intermediate = 8192, .vocabulary = 4096};
+  return {.layers = 8, .hidden = 1024, .intermediate = 3072, .vocabulary = 1024};
+}
+
+LlamaFiles open(const BenchCheckpoint& checkpoint, const SyntheticSpec& spec) {
+  const auto hidden = static_cast<std::int64_t>(spec.hidden);
+  LlamaConfig config{.vocabulary_size = static_cast<std::int64_t>(spec.vocabulary),
+                     .hidden_size = hidden,
+                     .intermediate_size = static_cast<std::int64_t>(spec.intermediate),
+                     .layers = spec.layers,
+                     .heads = 32,
+                     .key_value_heads = 8,
+                     .head_size = hidden / 32};
+  config.windows.assign(spec.layers, 0);
+  return {config, Checkpoint::open(checkpoint.directory()), at::kBFloat16};
+}
+
+/// What every subject computes, and what comes out.
+struct Work {
+  const char* name;
+  at::Tensor ids;
+  KvCache before;
+  at::Tensor expected = {};
+
+  static Work make(const char* name, const LlamaFiles& files, std::int64_t tokens, std::int64_t before,
+                   LlamaWeights& plain) {
+    Work work{name, at::arange(tokens) % 50, KvCache(files.config, before + tokens, at::kBFloat16)};
+    if (before > 0) plain.forward(at::arange(before) % 70, work.before, 1);
+    work.expected = work.run(plain);
+    return work;
+  }
+
+  at::Tensor run(LlamaWeights& weights) const {
+    KvCache cache = before;  // shares its memory: each run writes the same places
+    return weights.forward(ids, cache, 1);
+  }
+  /// Seconds; throws Error kInternal when other bits come out than of plain LibTorch.
+  double time(LlamaWeights& weights) const {
+    at::Tensor logits;
+    const double seconds = seconds_of([&] { logits = run(weights); });
+    if (!at::equal(logits, expected))
+      throw Error(Errc::kInternal, "the logits are not those of plain LibTorch");
+    return seconds;
+  }
+  /// The same in a steady state: a run before it, untimed, leaves staged and cached what one leaves to the
+  /// next.
+  double time_steady(LlamaWeights& weights) const {
+    time(weights);
+    return time(weights);
+  }
+};
+
+/// Plain LibTorch over a private, read-only mapping of the file: the kernel brings pages as they are touched.
+class MappedWeights {
+ public:
+  MappedWeights(const LlamaFiles& files, const std::string& file) {
+    const int descriptor = ::open(file.c_str(), O_RDONLY | O_CLOEXEC);
+    bytes_ = std::filesystem::file_size(file);
+    if (descriptor >= 0) data_ = ::mmap(nullptr, bytes_, PROT_READ, MAP_PRIVATE, descriptor, 0);
+    const std::error_code cause(errno, std::generic_category());
+    ::close(descriptor);
+    if (data_ == MAP_FAILED) throw Error(Errc::kOpenFailed, "cannot be mapped", {.file = file}, cause);
+    llama::Llama model(files.config, files.dtype);
+    for (auto& parameter : model->named_parameters()) {
+      const CheckpointTensor& tensor = *files.checkpoint.find(parameter.key());
+      parameter.value().set_data(
+          at::from_blob(static_cast<std::byte*>(data_) + tensor.offset, tensor.shape, files.dtype));
+    }
+    weights_.emplace(model);
+  }
+  MappedWeights(const MappedWeights&) = delete;
+  MappedWeights& operator=(const MappedWeights&) = delete;
+  ~MappedWeights() {
+    weights_.reset();
+    ::munmap(data_, bytes_);
+  }
+  LlamaWeights& operator*() { return *weights_; }
+
+ private:
+  void* data_ = MAP_FAILED;
+  std::size_t bytes_ = 0;
+  std::optional<ResidentWeights> weights_;
+};
+
+struct Case {
+  const char* name;
+  double resident_share;  ///< of the layers, on the device
+  bool in_place;
+  bool cold;
+};
+constexpr std::array kCases = {
+    Case{"resident", 1, false, false},          Case{"in_place", 0, true, false},
+    Case{"half/cache:warm", 0.5, false, false}, Case{"all/cache:warm", 0, false, false},
+    Case{"half/cache:cold", 0.5, false, true},  Case{"all/cache:cold", 0, false, true},
+};
+
+Budget budget_of(const Case& how, const LlamaFiles& files) {
+  if (how.resident_share == 1) return {.gpu = kPlenty, .pinned = kRingBytes};
+  const LayerTable table = files.table();
+  const Plan plan = make_plan(table, {.gpu = kPlenty, .pinned = kRingBytes}, {}, {.reads_land = true});
+  std::uint64_t layer_bytes = 0;
+  for (const Layer& layer : table.layers) layer_bytes += layer.bytes();
+  const double slots = 3 * (1 - how.resident_share) * static_cast<double>(plan.largest_slot_bytes);
+  const double residents = how.resident_share * static_cast<double>(layer_bytes);
+  return {.gpu = plan.outside.slot_bytes + static_cast<std::uint64_t>(slots + residents),
+          .pinned = kRingBytes,
+          .page_cache = how.in_place ? kPlenty : 0};
+}
+
+class LlamaBench {
+ public:
+  explicit LlamaBench(BenchProgram& program, const std::string& directory)
+      : spec_(weights_of(program.quick())),
+        checkpoint_(directory, spec_),
+        files_(open(checkpoint_, spec_)),
+        plain_(files_, at::kCPU),
+        range_(range_of(files_.table())) {
+    works_.push_back(Work::make("token", files_, 1, kTokensBefore, plain_));
+    works_.push_back(Work::make("prompt", files_, program.quick() ? 64 : 512, 0, plain_));
+    const RawSweepOptions sweep{.memory_bytes = range_.bytes() / spec_.layers * 3};  // as the slots
+    make_warm(checkpoint_.file());
+    cached_ = best_of_each_way(sweep_cached(checkpoint_.file(), range_, sweep)).front();
+    make_cold(checkpoint_.file());
+    direct_ = best_of_each_way(sweep_direct(checkpoint_.file(), range_, sweep)).front();
+    benchmark::AddCustomContext(
+        "weights", fmt::format("{} layers, {}", spec_.layers, format_bytes(checkpoint_.bytes())));
+    benchmark::AddCustomContext("threads", std::to_string(at::get_num_threads()));
+    const char* const waiting = std::getenv("OMP_WAIT_POLICY");
+    benchmark::AddCustomContext("OMP_WAIT_POLICY", waiting == nullptr ? "not set" : waiting);
+    for (const Work& work : works_) {
+      for (const Case& how : kCases) {
+        program.add(fmt::format("{}/{}", work.name, how.name),
+                    [this, &work, &how](benchmark::State& state) { measure(state, work, how); });
+      }
+      for (const bool cold : {false, true}) {
+        program.add(fmt::format("{}/mmap/cache:{}", work.name, cold ? "cold" : "warm"),
+                    [this, &work, cold](benchmark::State& state) { measure_mapped(state, work, cold); });
+      }
+    }
+  }
+
+ private:
+  void set_cache(bool cold) const { cold ? make_cold(checkpoint_.file()) : make_warm(checkpoint_.file()); }
+
+  void measure(benchmark::State& state, const Work& work, const Case& how) {
+    set_cache(how.cold);
+    StreamedWeights weights(files_, {.budget = budget_of(how, files_)});
+    work.time(weights);  // brings what stays
+    const std::uint64_t read_bytes = weights.streamer().plan().disk_bytes;
+    std::vector<double> subject_seconds;
+    std::vector<double> plain_seconds;
+    std::vector<double> beside_seconds;
+    const auto subject = [&] { return subject_seconds.emplace_back(work.time_steady(weights)); };
+    const auto plain = [&] { return plain_seconds.emplace_back(work.time_steady(plain_)); };
+    Ceiling ceiling{"plain LibTorch", plain};
+    if (read_bytes > 0) {
+      const ByteRange range{range_.begin, range_.begin + read_bytes / 4096 * 4096};
+      const RawReading& reading = how.cold ? direct_ : cached_;
+      const auto prepare = [&] { set_cache(how.cold); };
+      const TimedRun read = raw_run(checkpoint_.file(), range, reading, {.prepare = prepare});
+      ceiling = {"the longer of plain LibTorch and " + describe(reading), [=, &work, &beside_seconds, this] {
+                   prepare();
+                   beside_seconds.push_back(time_beside_reading(work, reading, range));
+                   return std::max(plain(), read());
+                 }};
+    }
+    const std::string ceiling_name = compare(state, range_.bytes(), subject, std::array{ceiling});
+    check_bytes(weights.streamer(), how);
+    state.counters["plain_ms"] = 1e3 * quantile(plain_seconds, 0.5);
+    if (!beside_seconds.empty()) {
+      state.counters["beside_ratio"] = quantile(beside_seconds, 0.5) / quantile(subject_seconds, 0.5);
+    }
+    state.SetLabel(fmt::format("{}, {} read a pass; ceiling {}", describe(weights.streamer().storage_path()),
+                               format_bytes(read_bytes), ceiling_name));
+  }
+
+  /// Plain LibTorch and the raw reading at the same time, until both have ended: where the processor does
+  /// both, neither is as fast as alone.
+  double time_beside_reading(const Work& work, const RawReading& reading, const ByteRange& range) {
+    RawReader reader(checkpoint_.file(), reading);
+    work.time(plain_);
+    return seconds_of([&] {
+      auto reads = std::async(std::launch::async, [&] { return reader.read(range); });
+      work.time(plain_);
+      reads.get();
+    });
+  }
+
+  /// Equal logits do not prove that anything was streamed.
+  void check_bytes(const Streamer& streamer, const Case& how) const {
+    const PassStats pass = streamer.stats().last_pass;
+    const std::uint64_t brought = pass.bytes.disk + pass.bytes.page_cache;
+    const std::uint64_t least = how.in_place ? range_.bytes() / 2 : streamer.plan().disk_bytes;
+    if (brought < least || (least == 0 && brought != 0)) {
+      throw Error(Errc::kInternal, "the pass brought other bytes than planned",
+                  {.expected_bytes = least, .actual_bytes = brought});
+    }
+    if (how.cold) check_cold(checkpoint_.file());
+  }
+
+  void measure_mapped(benchmark::State& state, const Work& work, bool cold) {
+    std::optional<MappedWeights> mapped;
+    const auto run = [&] {
+      if (cold) mapped.reset();
+      if (cold || !mapped) {
+        set_cache(cold);
+        mapped.emplace(files_, checkpoint_.file());
+      }
+      return cold ? work.time(**mapped) : work.time_steady(**mapped);
+    };
+    const std::array ceilings = {Ceiling{"plain LibTorch", [&] { return work.time_steady(plain_); }}};
+    state.SetLabel("ceiling " + compare(state, range_.bytes(), run, ceilings));
+  }
+
+  SyntheticSpec spec_;
+  BenchCheckpoint checkpoint_;
+  LlamaFiles files_;
+  ResidentWeights plain_;
+  ByteRange range_;
+  RawReading cached_{};
+  RawReading direct_{};
+  std::vector<Work> works_;
+};
+
+}  // namespace
+}  // namespace tierstream
+
+int main(int argc, char** argv) {
+  using namespace tierstream;
+  BenchProgram program("What do a token and a prompt of a 1 B Llama cost, by where its weights are?");
+  std::string directory = std::filesystem::temp_directory_path().string();
+  program.command_line()
+      .add_option("--dir", directory, "Where the weights are written for the time")
+      ->capture_default_str();
+  std::optional<LlamaBench> bench;
+  return program.run(argc, argv, [&] { bench.emplace(program, directory); });
+}

@@ -1,0 +1,52 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <vector>
+
+namespace tierstream::llama {
+
+/// How rotary frequencies are stretched to contexts longer than those of the training.
+enum class RopeScaling : std::uint8_t {
+  kNone,
+  kLinear,      ///< all frequencies divided by `factor`
+  kDynamicNtk,  ///< a larger base beyond `max_positions`, by the length so far
+  kLlama3,      ///< low frequencies divided by `factor`, high ones kept, those between blended
+};
+
+struct RopeConfig {
+  double theta = 10'000;  ///< the base
+  RopeScaling scaling = RopeScaling::kNone;
+  double factor = 1;
+  // Of kLlama3: what counts as low and as high, in turns over `original_positions`.
+  double low_frequency_factor = 1;
+  double high_frequency_factor = 4;
+  std::int64_t original_positions = 0;
+  std::int64_t max_positions = 0;  ///< of kDynamicNtk
+};
+
+/// What a Hugging Face directory says about a model of the Llama family: Llama, Mistral or Qwen2.
+struct LlamaConfig {
+  std::int64_t vocabulary_size = 0;
+  std::int64_t hidden_size = 0;
+  std::int64_t intermediate_size = 0;
+  std::int64_t layers = 0;
+  std::int64_t heads = 0;            ///< of queries
+  std::int64_t key_value_heads = 0;  ///< a divisor of `heads`
+  std::int64_t head_size = 0;        ///< even
+  double norm_epsilon = 1e-6;
+  RopeConfig rope = {};
+  bool query_key_value_bias = false;
+  bool attention_output_bias = false;
+  bool mlp_bias = false;
+  bool tied_embeddings = false;  ///< the head's weight is the embedding's
+  /// By layer: a token sees itself and those before it, this many in all; 0: all of them.
+  std::vector<std::int64_t> windows = {};
+  std::vector<std::int64_t> end_tokens = {};  ///< a generation ends with any of them
+
+  /// Reads config.json, and generation_config.json where there is one.
+  /// Throws Error kInvalidArgument or kOpenFailed naming the file and the field.
+  static LlamaConfig load(const std::filesystem::path& directory);
+};
+
+}  // namespace tierstream::llama

@@ -1,0 +1,91 @@
+#include "llama/weights.h"
+
+#include <c10/core/InferenceMode.h>
+#include <fmt/format.h>
+#include <tierstream/adapters/torch/bind_outside.h>
+#include <tierstream/adapters/torch/tensors.h>
+#include <tierstream/io/error.h>
+
+#include <utility>
+
+#include "hugging_face/plain_weights.h"
+
+namespace tierstream::llama {
+namespace {
+
+at::ScalarType dtype_of(const Checkpoint& checkpoint) {
+  const CheckpointTensor* const embedding = checkpoint.find(LlamaImpl::kEmbedding);
+  if (embedding == nullptr)
+    throw Error(Errc::kTensorMissing, "is missing", {.tensor = LlamaImpl::kEmbedding});
+  const at::ScalarType dtype = to_scalar_type(embedding->dtype);
+  if (dtype != at::kFloat && dtype != at::kHalf && dtype != at::kBFloat16) {
+    throw Error(Errc::kUnknownDType,
+                fmt::format("is {}; this model computes in F32, F16 or BF16", name_of(embedding->dtype)),
+                {.tensor = embedding->name});
+  }
+  return dtype;
+}
+
+Llama bind(Llama model, Streamer& streamer) {
+  bind_outside(*model, LlamaImpl::kLayersPath, streamer);
+  return model;
+}
+
+}  // namespace
+
+LlamaFiles LlamaFiles::open(const std::string& directory) {
+  LlamaConfig config = LlamaConfig::load(directory);
+  Checkpoint checkpoint = Checkpoint::open(directory);
+  // Before a model of as many layers as the configuration says is made.
+  const std::size_t layers = checkpoint.layers(LlamaImpl::kLayersPath).layers.size();
+  if (layers != static_cast<std::size_t>(config.layers)) {
+    throw Error(Errc::kWeightMismatch,
+                fmt::format("config.json says {} layers, the weights have {}", config.layers, layers),
+                {.file = directory});
+  }
+  const at::ScalarType dtype = dtype_of(checkpoint);
+  return {std::move(config), std::move(checkpoint), dtype};
+}
+
+LayerTable LlamaFiles::table() const {
+  LayerTable table = checkpoint.layers(LlamaImpl::kLayersPath);
+  // Files of before transformers 4.32 hold frequencies, which are computed.
+  for (Layer& layer : table.layers) {
+    std::erase_if(layer.tensors,
+                  [](const TensorSpec& tensor) { return tensor.name.ends_with("rotary_emb.inv_freq"); });
+  }
+  std::erase_if(table.outside.tensors, [&](const TensorSpec& tensor) {
+    return config.tied_embeddings && tensor.name == LlamaImpl::kHead;
+  });
+  return table;
+}
+
+ResidentWeights::ResidentWeights(const LlamaFiles& files, at::Device device)
+    : ResidentWeights([&] {
+        Llama model(files.config, files.dtype);
+        load_plainly(*model, files.checkpoint, device);
+        return model;
+      }()) {}
+
+ResidentWeights::ResidentWeights(Llama model) : model_(std::move(model)) {
+  for (std::size_t i = 0; i < model_->layers()->size(); ++i) {
+    layers_.push_back(model_->layers()->ptr<LlamaLayerImpl>(i));
+  }
+}
+
+at::Tensor ResidentWeights::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
+  const c10::InferenceMode inference;
+  return model_->forward(ids, cache, rows, layers_);
+}
+
+StreamedWeights::StreamedWeights(const LlamaFiles& files, StreamerOptions options)
+    : streamer_(files.table(), std::move(options)),
+      model_(bind(Llama(files.config, files.dtype), streamer_)),
+      layers_(*model_, LlamaImpl::kLayersPath, streamer_) {}
+
+at::Tensor StreamedWeights::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
+  const c10::InferenceMode inference;
+  return model_->forward(ids, cache, rows, layers_);
+}
+
+}  // namespace tierstream::llama

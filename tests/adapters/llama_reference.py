@@ -1,0 +1,213 @@
+"""Compares the llama example with Hugging Face transformers on checkpoints that transformers makes and saves.
+
+Usage: llama_reference.py LLAMA_PROGRAM
+
+For each checkpoint: the logits against transformers' in the same dtype, both measured by transformers in float32
+with the same weights; the same bits whether resident or streamed at the least budget, at half and at full; the
+cache against the whole sequence at once; for float32 the tokens of greedy generation.
+
+Exit codes: 0 they agree; 77 skipped, because transformers is not installed; others: they differ, or an error.
+"""
+
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+try:
+    import torch
+    import transformers
+    from safetensors.torch import load_file, save_file
+except ImportError as error:
+    print(f"skipped: {error}")
+    sys.exit(77)
+
+VOCABULARY = 160
+PROMPT_TOKENS = 40
+NEW_TOKENS = 8
+FLOAT32_FLOOR = 1e-5  # of the largest logit: what the order of sums may change
+SHAPE = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 176,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 128,
+    "eos_token_id": None,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+BIASES = {"attention_bias": True, "mlp_bias": True}
+TIED = {"tie_word_embeddings": True}
+WINDOWS = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
+# name, class, what differs from SHAPE, dtype, the largest shard
+CASES = [
+    ("llama", "Llama", {}, torch.float32, "1GB"),
+    ("llama_half", "Llama", {}, torch.float16, "100KB"),
+    ("llama3_rope", "Llama", {"rope_parameters": LLAMA3}, torch.bfloat16, "100KB"),
+    ("llama_linear_rope", "Llama", {"rope_parameters": LINEAR, **TIED, **BIASES}, torch.float32, "150KB"),
+    ("llama_dynamic_rope", "Llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 24}, torch.float32, "1GB"),
+    ("llama_one_key", "Llama", {"num_key_value_heads": 1, **TIED}, torch.bfloat16, "1GB"),
+    ("mistral", "Mistral", {"head_dim": 32, "sliding_window": 7}, torch.float32, "100KB"),
+    ("mistral_bf16", "Mistral", {"sliding_window": 1000}, torch.bfloat16, "1GB"),
+    ("qwen2", "Qwen2", TIED, torch.bfloat16, "100KB"),
+    ("qwen2_windows", "Qwen2", WINDOWS, torch.float32, "1GB"),
+]
+
+failures = []
+
+
+def expect(holds, what):
+    if not holds:
+        failures.append(what)
+
+
+def make_checkpoint(directory, name, kind, changes, dtype, shard):
+    """All weights are drawn anew: transformers begins with biases of 0 and norms of 1, which would hide mistakes."""
+    torch.manual_seed(len(name))
+    config = getattr(transformers, kind + "Config")(**{**SHAPE, **changes})
+    model = getattr(transformers, kind + "ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            parameter.normal_(1.0 if "norm" in parameter_name else 0.0, 0.2)
+    model.to(dtype).save_pretrained(directory, max_shard_size=shard)
+    return model
+
+
+def run(program, directory, ids, logits, *options):
+    arguments = [program, directory, "--ids", ",".join(map(str, ids)), "--device", "cpu", "--json", *options]
+    if logits:
+        arguments += ["--logits", logits]
+    process = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    if process.returncode != 0:
+        sys.exit(f"llama ended with {process.returncode}: {process.stderr}")
+    return json.loads(process.stdout), load_file(logits)["logits"] if logits else None
+
+
+def budget(gpu, pinned):
+    return ["--budget", f"gpu={gpu},pinned={pinned}"]
+
+
+def compare_runs(name, program, directory, ids):
+    """The resident run's results, which all streamed ones must have."""
+    logits = str(directory / "logits.safetensors")
+    options = ["--max-tokens", str(NEW_TOKENS)]
+    resident, expected = run(program, directory, ids, logits, *options, "--resident")
+    full, _ = run(program, directory, ids, None, *options, *budget("1GiB", "8MiB"))
+    least = full["least"]
+    half = least["gpu"] + (full["peak_bytes"]["gpu"] - least["gpu"]) // 2
+    runs = {
+        "full": budget("1GiB", "8MiB"),
+        "half": budget(half, "8MiB"),
+        "least": budget(least["gpu"], least["pinned"]),
+    }
+    for label, given in runs.items():
+        report, actual = run(program, directory, ids, logits, *options, *given)
+        moved = report["bytes_per_token"]["disk"] + report["bytes_per_token"]["page_cache"]
+        expect(torch.equal(actual, expected), f"{name}: the logits of {label} are not those of the resident run")
+        expect(report["tokens"] == resident["tokens"], f"{name}: the tokens of {label} are other ones")
+        expect((moved > 0) == (label != "full"), f"{name}: {label} brought {moved} bytes for a token")
+    return resident["tokens"], expected
+
+
+def check(program, directory, name, kind, changes, dtype, shard):
+    model = make_checkpoint(directory, name, kind, changes, dtype, shard)
+    shards = len(list(directory.glob("model*.safetensors")))
+    expect((shards > 1) == (shard != "1GB"), f"{name}: {shards} shards")
+    ids = torch.randint(0, VOCABULARY, (PROMPT_TOKENS,)).tolist()
+    tokens, logits = compare_runs(name, program, directory, ids)
+
+    if dtype == torch.float32:
+        check_generation(program, directory, name, model, ids, tokens)
+
+    # What was generated went through the cache; now all of it at once.
+    all_ids = ids + tokens[:-1]
+    logits_path = str(directory / "at_once.safetensors")
+    _, at_once = run(program, directory, all_ids, logits_path, "--max-tokens", "1", "--resident")
+    exact = type(model).from_pretrained(directory, dtype=torch.float32).eval()
+    with torch.no_grad():
+        # A dynamic rotary base follows the length so far, in transformers the largest: the shorter comes first.
+        prompt_reference = exact(torch.tensor([ids])).logits[0]
+        reference = exact(torch.tensor([all_ids])).logits[0]
+        theirs = float((model(torch.tensor([all_ids])).logits[0].float() - reference).abs().max())
+    cached_reference = prompt_reference if name == "llama_dynamic_rope" else reference
+    floor = FLOAT32_FLOOR * float(reference.abs().max()) if dtype == torch.float32 else 0.0
+    errors = {
+        "at once": float((at_once - reference).abs().max()),
+        "by the cache": float((logits[: len(cached_reference)] - cached_reference).abs().max()),
+    }
+    print(f"{name}: transformers' error {theirs:.2e}, ours {errors}, largest logit {float(reference.abs().max()):.1f}")
+    for label, error in errors.items():
+        expect(error <= 2 * theirs + floor, f"{name}: the error {label} is {error}, transformers' {theirs}")
+
+
+def check_generation(program, directory, name, model, ids, tokens):
+    prompt = torch.tensor([ids])
+    greedy = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
+    expected = model.generate(prompt, **greedy)[0, len(ids) :].tolist()
+    expect(tokens == expected, f"{name}: generated {tokens}, transformers {expected}")
+    # An end token of generation_config.json stops it.
+    path = directory / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "eos_token_id": [VOCABULARY - 1, expected[3]]}))
+    report, _ = run(program, directory, ids, None, "--max-tokens", str(NEW_TOKENS), "--resident")
+    end = expected.index(expected[3]) + 1
+    expect(report["tokens"] == expected[:end], f"{name}: generated {report['tokens']} until an end token")
+
+
+def expect_refusal(program, directory, fragment, *options):
+    for where in (["--resident"], budget("1GiB", "8MiB")):
+        arguments = [program, directory, "--ids", "1,2", "--device", "cpu", *where, *options]
+        process = subprocess.run(arguments, capture_output=True, text=True, check=False)
+        good = process.returncode == 2 and process.stderr.count("\n") == 1 and fragment in process.stderr
+        expect(good and process.stdout == "", f"not a refusal with {fragment!r}: {process}")
+
+
+def check_refusals(program, directory):
+    make_checkpoint(directory, "llama", "Llama", {}, torch.float32, "1GB")
+    expect_refusal(program, directory, f"-1 is outside the vocabulary of {VOCABULARY}", "--ids=1,-1")
+    expect_refusal(program, directory, f"{VOCABULARY} is outside the vocabulary", f"--ids={VOCABULARY}")
+
+    config_path = directory / "config.json"
+    config = json.loads(config_path.read_text())
+    for changes, fragment in (
+        ({"num_hidden_layers": 5}, "config.json says 5 layers, the weights have 4"),
+        ({"hidden_size": 72}, "shape"),
+        ({"attention_bias": True}, "missing"),
+        ({"num_attention_heads": 0}, '"num_attention_heads" is 0'),
+        ({"vocab_size": 1 << 60}, '"vocab_size" is 1152921504606846976'),
+        ({"model_type": "gpt2"}, '"model_type" is "gpt2"'),
+    ):
+        config_path.write_text(json.dumps({**config, **changes}))
+        expect_refusal(program, directory, fragment)
+    config_path.write_text(json.dumps(config))
+
+    weights_path = directory / "model.safetensors"
+    weights = load_file(weights_path)
+    for missing in ("model.layers.2.mlp.up_proj.weight", "model.norm.weight", "model.embed_tokens.weight"):
+        save_file({name: tensor for name, tensor in weights.items() if name != missing}, weights_path)
+        expect_refusal(program, directory, missing)
+
+
+def main():
+    program = sys.argv[1]
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    with tempfile.TemporaryDirectory() as directory:
+        for case in CASES:
+            check(program, pathlib.Path(directory) / case[0], *case)
+        check_refusals(program, pathlib.Path(directory) / "refused")
+    sys.exit("\n".join(failures) or 0)
+
+
+if __name__ == "__main__":
+    main()
