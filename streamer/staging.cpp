@@ -175,9 +175,9 @@ void Staging::free_kept(bool drops_pages) noexcept {
   free_unleased();
 }
 
-void Staging::forget(std::uint32_t layer) noexcept {
+void Staging::forget(std::size_t layer) noexcept {
   const std::scoped_lock lock(freeing_);
-  residents_.free(layer);
+  residents_.free(static_cast<std::uint32_t>(layer));
 }
 
 std::unique_ptr<PageCache> Staging::make_pages(Staging* before) const {

@@ -90,7 +90,7 @@ class Staging {
   /// end. `drops_pages`: from the system's page cache, too.
   void free_kept(bool drops_pages) noexcept;
   /// Once retired, with no lease out: the next one loads what stays of `layer` anew.
-  void forget(std::uint32_t layer) noexcept;
+  void forget(std::size_t layer) noexcept;
   /// Bytes that the next Staging may take over.
   Budget kept() const noexcept;
   /// Adds the homes of tensors that leases use, other than in slots, to `homes`.
