@@ -4,6 +4,8 @@
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/layer_layout.h>
 
+#include <array>
+
 namespace tierstream {
 
 std::uint64_t landed_bytes(const at::Tensor& like) {
@@ -47,10 +49,13 @@ void LandingBuffers::landed(std::uint32_t slot, Stream stream) {
 
 void LandingBuffers::cancel(std::uint32_t slot) noexcept { --buffers_[slot].uses; }
 
-bool LandingBuffers::end(std::uint32_t slot, Stream stream) {
+bool LandingBuffers::end(std::uint32_t slot, Stream at_begin, Stream current) {
   Buffer& buffer = buffers_[slot];
-  buffer.used->make_wait(stream);  // the event stands for the uses on all streams
-  buffer.used->record(stream);
+  const std::array streams{at_begin, current};
+  for (const Stream stream : std::span(streams).last(at_begin == current ? 1 : 2)) {
+    buffer.used->make_wait(stream);  // the event stands for the uses on all streams
+    buffer.used->record(stream);
+  }
   return --buffer.uses == 0;
 }
 

@@ -44,8 +44,9 @@ class LandingBuffers {
   void landed(std::uint32_t slot, Stream stream);
   /// `begin` is undone: its caller could not go on.
   void cancel(std::uint32_t slot) noexcept;
-  /// A use ends, on `stream`. True: it was the last one of the buffer.
-  bool end(std::uint32_t slot, Stream stream);
+  /// A use ends that was on both streams. True: it was the last one of the buffer, and `current` now waits
+  /// for all of them.
+  bool end(std::uint32_t slot, Stream at_begin, Stream current);
 
   /// The buffer was overwritten on `stream`.
   void forget(std::uint32_t slot, Stream stream);

@@ -107,7 +107,8 @@ BoundLayer ModelBinding::acquire(std::size_t index) {
 }
 
 BoundLayer ModelBinding::lease(std::size_t index) {
-  Lease lease = streamer_->acquire(index, {.stream = stream()});
+  const Stream current = stream();
+  Lease lease = streamer_->acquire(index, {.stream = current});
   LayerState& layer = layers_[index];
   if (layer.leases != 0 && layer.generation != lease.generation()) {
     throw Error(
@@ -115,7 +116,7 @@ BoundLayer ModelBinding::lease(std::size_t index) {
         fmt::format("layer {} is leased from before the budget was changed; end that lease first", index));
   }
   bind(index, lease);
-  return {*this, std::move(lease)};
+  return {*this, std::move(lease), current};
 }
 
 const ModelBinding::SlotViews& ModelBinding::views_of(LayerState& layer, const Lease& lease) {
@@ -180,16 +181,17 @@ void ModelBinding::unbind(LayerState& layer) noexcept {
   }
 }
 
-void ModelBinding::release(Lease& lease) noexcept {
+void ModelBinding::release(Lease& lease, Stream stream_at_acquire) noexcept {
   LayerState& layer = layers_[lease.index()];
   try {
     if (--layer.leases == 0) unbind(layer);
     const std::uint32_t slot = lease.slot();
-    lease.release(stream());
-    if (layer.lands && landing_->end(slot, stream()) && poison_) {
+    const Stream current = stream();
+    lease.release(current);
+    if (layer.lands && landing_->end(slot, stream_at_acquire, current) && poison_) {
       const c10::InferenceMode ordinary_tensors(false);
       fill_with_nan(landing_->memory(slot), device_);
-      landing_->forget(slot, stream());
+      landing_->forget(slot, current);
     }
   } catch (const std::exception&) {
     // Refused, as inside a graph capture. The lease ends with its object, which then fails the streamer.
@@ -197,10 +199,12 @@ void ModelBinding::release(Lease& lease) noexcept {
 }
 
 BoundLayer::BoundLayer(BoundLayer&& other) noexcept
-    : binding_(std::exchange(other.binding_, nullptr)), lease_(std::move(other.lease_)) {}
+    : binding_(std::exchange(other.binding_, nullptr)),
+      lease_(std::move(other.lease_)),
+      stream_(other.stream_) {}
 
 BoundLayer::~BoundLayer() {
-  if (binding_ != nullptr) binding_->release(lease_);
+  if (binding_ != nullptr) binding_->release(lease_, stream_);
 }
 
 // --- Giving the model back ---

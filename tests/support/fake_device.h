@@ -3,6 +3,7 @@
 #include <tierstream/tiers/device.h>
 #include <tierstream/tiers/host_memory.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -18,6 +19,13 @@ class FakeDevice final : public Device {
     Timeline& timeline = timelines_[stream.handle];
     timeline.finished = timeline.recorded;
   }
+  /// Queues work on `stream` that `waits_for` can ask about.
+  int queue(Stream stream) { return ++timelines_[stream.handle].recorded; }
+  /// What is queued on `stream` from now on begins after that work of `other`.
+  bool waits_for(Stream stream, Stream other, int work) {
+    return timelines_[stream.handle].after[other.handle] >= work;
+  }
+
   /// From now on host memory is not registered, for this reason.
   void refuse_registration(std::string reason) { registration_refusal_ = std::move(reason); }
 
@@ -62,6 +70,7 @@ class FakeDevice final : public Device {
   struct Timeline {
     int recorded = 0;
     int finished = 0;
+    std::map<void*, int> after = {};  // of other streams, what its next work waits for
   };
   using Timelines = std::map<void*, Timeline>;
 
@@ -71,15 +80,24 @@ class FakeDevice final : public Device {
     bool done() const override { return point_ <= timelines_[stream_.handle].finished; }
     void record(Stream stream) override {
       stream_ = stream;
-      point_ = ++timelines_[stream.handle].recorded;
+      Timeline& timeline = timelines_[stream.handle];
+      point_ = ++timeline.recorded;
+      after_ = timeline.after;
+      after_[stream.handle] = point_;
     }
-    void make_wait(Stream) const override {}
+    void make_wait(Stream stream) const override {
+      for (const auto& [other, point] : after_) {
+        int& known = timelines_[stream.handle].after[other];
+        known = std::max(known, point);
+      }
+    }
     std::chrono::nanoseconds elapsed_since(const Event&) const override { return {}; }
 
    private:
     Timelines& timelines_;
     Stream stream_;
     int point_ = 0;
+    std::map<void*, int> after_;  // what it stands for, by stream
   };
 
   void free_memory(std::byte* data, std::size_t bytes) noexcept override {

@@ -33,10 +33,12 @@ class BoundLayer {
 
  private:
   friend class ModelBinding;
-  BoundLayer(ModelBinding& binding, Lease lease) : binding_(&binding), lease_(std::move(lease)) {}
+  BoundLayer(ModelBinding& binding, Lease lease, Stream stream)
+      : binding_(&binding), lease_(std::move(lease)), stream_(stream) {}
 
   ModelBinding* binding_;
   Lease lease_;
+  Stream stream_;  // the current one at the acquire
 };
 
 /// A model's weights, bound to a streamer: those outside the layers for good, those of each layer for as long
@@ -116,6 +118,7 @@ class ModelBinding {
 
  private:
   friend class BoundLayer;
+  friend class BindingBuilder;
 
   struct AppliedLora {
     LoraId id;
@@ -158,19 +161,17 @@ class ModelBinding {
     bool required_grad;
     bool is_bound;  ///< false: it is on the device already, and nothing was done to it
   };
-  friend class BindingBuilder;
-
-  void refuse_leases() const;
-  BoundLayer lease(std::size_t index);
-  StreamedWeight* find_in_checkpoint(std::string_view full_name);
 
   Stream stream() const;
   void refuse_changed(const LayerState& layer) const;
+  void refuse_leases() const;
+  BoundLayer lease(std::size_t index);
+  StreamedWeight* find_in_checkpoint(std::string_view full_name);
   const SlotViews& views_of(LayerState& layer, const Lease& lease);
   void land(const SlotViews& views, LayerState& layer, const Lease& lease);
   void bind(std::size_t index, const Lease& lease);
   void unbind(LayerState& layer) noexcept;
-  void release(Lease& lease) noexcept;
+  void release(Lease& lease, Stream stream_at_acquire) noexcept;
   /// Gives each weight that lands its place in the buffers.
   void set_landing();
 
