@@ -2,7 +2,6 @@
 
 #include <c10/core/InferenceMode.h>
 #include <fmt/format.h>
-#include <tierstream/adapters/torch/bind_outside.h>
 #include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/error.h>
 
@@ -24,11 +23,6 @@ at::ScalarType dtype_of(const Checkpoint& checkpoint) {
                 {.tensor = embedding->name});
   }
   return dtype;
-}
-
-Llama bind(Llama model, Streamer& streamer) {
-  bind_outside(*model, LlamaImpl::kLayersPath, streamer);
-  return model;
 }
 
 }  // namespace
@@ -79,13 +73,12 @@ at::Tensor ResidentWeights::forward(const at::Tensor& ids, KvCache& cache, std::
 }
 
 StreamedWeights::StreamedWeights(const LlamaFiles& files, StreamerOptions options)
-    : streamer_(files.table(), std::move(options)),
-      model_(bind(Llama(files.config, files.dtype), streamer_)),
-      layers_(*model_, LlamaImpl::kLayersPath, streamer_) {}
+    : model_(files.config, files.dtype),
+      streamed_(stream(*model_, LlamaImpl::kLayersPath, files.table(), {.streaming = std::move(options)})) {}
 
 at::Tensor StreamedWeights::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
   const c10::InferenceMode inference;
-  return model_->forward(ids, cache, rows, layers_);
+  return model_->forward(ids, cache, rows, streamed_.layers<LlamaLayerImpl>());
 }
 
 }  // namespace tierstream::llama

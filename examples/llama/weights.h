@@ -1,7 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <tierstream/adapters/torch/streamed_layers.h>
+#include <tierstream/adapters/torch/streamed_model.h>
 #include <tierstream/io/checkpoint.h>
 #include <tierstream/streamer/streamer.h>
 
@@ -53,16 +53,15 @@ class ResidentWeights : public LlamaWeights {
 /// Streamed within the budgets of `options`.
 class StreamedWeights : public LlamaWeights {
  public:
-  /// Throws what Streamer, bind_outside and StreamedLayers throw.
+  /// Throws what `stream` throws.
   StreamedWeights(const LlamaFiles& files, StreamerOptions options);
   at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) override;
 
-  const Streamer& streamer() const noexcept { return streamer_; }
+  const Streamer& streamer() const noexcept { return streamed_.streamer(); }
 
  private:
-  Streamer streamer_;
   Llama model_;
-  StreamedLayers<LlamaLayerImpl> layers_;
+  StreamedModel streamed_;
 };
 
 }  // namespace tierstream::llama
