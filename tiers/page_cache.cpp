@@ -55,8 +55,80 @@ void forget_mapped(MappedFile* entry) noexcept {
   entry->path = nullptr;
 }
 
-/// A file mapped whole, shared and read-only; of its pages only those of the kept chunks are touched.
-class FileMapping {
+/// What a thread reads with. Threads: one, which owns the storage's queue.
+class Reader {
+ public:
+  Reader(const LayerTable& table, std::uint64_t request_bytes)
+      : table_(table), request_bytes_(request_bytes), scratch_(kChunkBytes / 2) {}
+
+  std::span<std::byte> scratch() { return scratch_; }
+
+  /// Reads file bytes from `begin` on through a storage of its own to `memory`, which may end behind the
+  /// file.
+  void read(std::uint32_t file, std::uint64_t begin, std::span<std::byte> memory) {
+    if (!storage_) open();
+    std::array<Completion, 16> completions;
+    std::error_code error;
+    std::span<std::byte> rest = memory;
+    while (storage_->in_flight() != 0 || (!error && !rest.empty())) {
+      while (!error && !rest.empty() && storage_->free_requests() != 0) {
+        const std::span<std::byte> next = rest.first(std::min<std::uint64_t>(request_bytes_, rest.size()));
+        const auto offset = begin + static_cast<std::uint64_t>(next.data() - memory.data());
+        storage_->submit(std::array{ReadRequest{0, FileId{file}, offset, next}});
+        rest = rest.subspan(next.size());
+      }
+      const std::size_t count = storage_->collect(completions, std::chrono::nanoseconds::max());
+      for (const Completion& completion : std::span(completions).first(count)) {
+        if (completion.error) error = completion.error;
+      }
+    }
+    if (!error) return;
+    throw Error(Errc::kReadFailed, "cannot read into pinned memory",
+                {.file = table_.files[file].path, .offset = begin}, error);
+  }
+
+ private:
+  void open() {
+    storage_ = table_.open_storage();
+    for (const SourceFile& source : table_.files) storage_->open(source.path);
+  }
+
+  const LayerTable& table_;
+  const std::uint64_t request_bytes_;
+  std::vector<std::byte> scratch_;
+  std::unique_ptr<StorageBackend> storage_;
+};
+
+/// Memory as large as a file, of which only the pages of kept chunks are touched. Threads: any.
+class KeptFile {
+ public:
+  virtual ~KeptFile() = default;
+
+  const std::byte* data() const noexcept { return data_; }
+  /// Throws Error kFileChanged.
+  virtual void check_unchanged() const {}
+  /// `unknown`: the answer where the kernel does not say.
+  virtual bool is_there(std::uint64_t begin, std::uint64_t end, bool unknown) const noexcept = 0;
+  /// Brings file bytes, which are not there.
+  virtual void read(std::uint64_t begin, std::uint64_t end, Reader& reader) const = 0;
+  /// Locks pages in memory, or says why not.
+  virtual std::string lock(std::uint64_t begin, std::uint64_t bytes, bool is_asked_for) const = 0;
+  virtual HostAccess access() const noexcept = 0;
+  /// Takes pages that are not locked out of this process.
+  void release(std::uint64_t begin, std::uint64_t bytes) const noexcept {
+    auto* const pages = const_cast<std::byte*>(data_ + begin);
+    ::munlock(pages, bytes);
+    ::madvise(pages, bytes, MADV_DONTNEED);
+  }
+  /// And out of the system's cache.
+  virtual void drop(std::uint64_t, std::uint64_t) const noexcept {}
+
+ protected:
+  const std::byte* data_ = nullptr;
+};
+
+/// A file mapped whole, shared and read-only.
+class FileMapping final : public KeptFile {
  public:
   explicit FileMapping(const SourceFile& file) : FileMapping(file.path, file.info) {  // whole: a throw closes
     file_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
@@ -74,15 +146,13 @@ class FileMapping {
   }
   FileMapping(const FileMapping&) = delete;
   FileMapping& operator=(const FileMapping&) = delete;
-  ~FileMapping() {
+  ~FileMapping() override {
     forget_mapped(noted_);
     if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), info_.bytes);
     if (file_ >= 0) ::close(file_);
   }
 
-  const std::byte* data() const noexcept { return data_; }
-
-  void check_unchanged() const {
+  void check_unchanged() const override {
     struct stat now {};
     if (::fstat(file_, &now) != 0) throw changed();
     const auto modified_ns = now.st_mtim.tv_sec * 1'000'000'000 + now.st_mtim.tv_nsec;
@@ -94,18 +164,30 @@ class FileMapping {
     throw changed(bytes);
   }
 
-  /// `unknown`: the answer where the kernel does not say.
-  bool is_cached(std::uint64_t begin, std::uint64_t end, bool unknown) const noexcept {
+  bool is_there(std::uint64_t begin, std::uint64_t end, bool unknown) const noexcept override {
     const std::optional<CachedPages> pages = cached_pages(file_, begin, end - begin);
     return pages ? pages->all() : unknown;
   }
 
-  void drop(std::uint64_t begin, std::uint64_t bytes) const noexcept {
+  void drop(std::uint64_t begin, std::uint64_t bytes) const noexcept override {
     ::posix_fadvise(file_, static_cast<off_t>(begin), static_cast<off_t>(bytes), POSIX_FADV_DONTNEED);
   }
 
-  /// Brings file bytes into the page cache.
-  void read(std::uint64_t begin, std::uint64_t end, std::span<std::byte> scratch) const {
+  std::string lock(std::uint64_t begin, std::uint64_t bytes, bool is_asked_for) const override {
+    std::string refusal;
+    if (!is_asked_for) {
+      refusal = "not asked for";
+    } else if (::mlock(data_ + begin, bytes) != 0) {
+      refusal = fmt::format("mlock of {}: {}", format_bytes(bytes), last_error().message());
+    }
+    if (!refusal.empty()) ::madvise(const_cast<std::byte*>(data_ + begin), bytes, MADV_POPULATE_READ);
+    return refusal;
+  }
+  HostAccess access() const noexcept override { return HostAccess::kReadOnly; }
+
+  /// Into the page cache.
+  void read(std::uint64_t begin, std::uint64_t end, Reader& reader) const override {
+    const std::span<std::byte> scratch = reader.scratch();
     while (begin < end) {
       const std::size_t wanted = std::min<std::uint64_t>(scratch.size(), end - begin);
       const ssize_t count = ::pread(file_, scratch.data(), wanted, static_cast<off_t>(begin));
@@ -135,8 +217,39 @@ class FileMapping {
   std::string path_;
   FileInfo info_;
   int file_ = -1;
-  const std::byte* data_ = nullptr;
   MappedFile* noted_ = nullptr;
+};
+
+/// A file of a backend whose files have no pages to map: read once, into memory of this process.
+class PinnedFile final : public KeptFile {
+ public:
+  PinnedFile(std::uint32_t file, const FileInfo& info)
+      : file_(file),
+        alignment_(std::max({info.offset_alignment, info.memory_alignment, 1u})),
+        bytes_((info.bytes + kSlotAlignment - 1) / kSlotAlignment * kSlotAlignment) {
+    void* const memory =
+        ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED) throw Error(Errc::kOutOfMemory, "cannot reserve", {}, last_error());
+    data_ = static_cast<const std::byte*>(memory);
+    ::madvise(memory, bytes_, MADV_NOHUGEPAGE);  // chunks may be smaller, and none takes more than its bytes
+  }
+  ~PinnedFile() override { ::munmap(const_cast<std::byte*>(data_), bytes_); }
+
+  bool is_there(std::uint64_t, std::uint64_t, bool looks_for_lost) const noexcept override {
+    return looks_for_lost;
+  }
+  void read(std::uint64_t begin, std::uint64_t end, Reader& reader) const override {
+    const std::uint64_t bytes = (end - begin + alignment_ - 1) / alignment_ * alignment_;
+    reader.read(file_, begin, {const_cast<std::byte*>(data_ + begin), bytes});
+  }
+  /// Nobody takes it away: registering pins it where the device needs that.
+  std::string lock(std::uint64_t, std::uint64_t, bool) const override { return {}; }
+  HostAccess access() const noexcept override { return HostAccess::kReadWrite; }
+
+ private:
+  const std::uint32_t file_;
+  const std::uint64_t alignment_;
+  const std::uint64_t bytes_;
 };
 
 }  // namespace
@@ -153,28 +266,31 @@ const char* mapped_file_at(const void* address) noexcept {
 
 class FilePageCache::Loader {
  public:
-  Loader(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
+  Loader(const LayerTable& table, const Plan& plan, Device& device, const Budgets& budgets, bool locks,
          std::function<void()> on_progress, Loader* before)
-      : device_(device),
+      : table_(table),
+        device_(device),
         locks_(locks),
         on_progress_(std::move(on_progress)),
-        mappings_(table.files.size()),
-        brought_(plan.page_cache),
+        files_(table.files.size()),
+        brought_(plan.kept),
         layers_(table.layers.size()) {
     brought_.clear();
-    const std::vector<ChunkSet::Range> ranges = plan.page_cache.ranges();
+    const std::vector<ChunkSet::Range> ranges = plan.kept.ranges();
     for (const ChunkSet::Range& range : ranges) {
-      std::shared_ptr<FileMapping>& mapping = mappings_[range.file];
-      if (!mapping && before != nullptr) mapping = before->mappings_[range.file];
-      if (!mapping) mapping = std::make_shared<FileMapping>(table.files[range.file]);
+      std::shared_ptr<KeptFile>& file = files_[range.file];
+      if (!file && before != nullptr) file = before->files_[range.file];
+      if (!file) file = make_file(range.file);
     }
     std::deque<Run> left;
     if (before != nullptr) {
       brought_ = before->brought_;
-      brought_.keep_only(plan.page_cache);
-      left = before->give_up(plan.page_cache);
+      brought_.keep_only(plan.kept);
+      left = before->give_up(plan.kept);
     }
-    reservation_ = budget.reserve(plan.page_cache.bytes(), "the kept pages");
+    const Budget bytes = bytes_by_tier(table, plan.kept);
+    page_cache_ = budgets.page_cache.reserve(bytes.page_cache, "the kept pages");
+    pinned_ = budgets.pinned.reserve(bytes.pinned, "what is kept in pinned memory");
     for (const ChunkSet::Range& range : ranges) add_runs(range, left);
     left.clear();  // what it still has registered would be in the way of the new runs
     for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) find_runs_of(table, plan, layer);
@@ -185,8 +301,10 @@ class FilePageCache::Loader {
     }
     if (runs_.empty()) return;
     for (std::size_t i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this, scratch = std::vector<std::byte>(kChunkBytes / 2)](
-                                const std::stop_token& stop) mutable { work(stop, scratch); });
+      threads_.emplace_back([this, request_bytes = plan.rules.request_bytes](const std::stop_token& stop) {
+        Reader reader(table_, request_bytes);
+        work(stop, reader);
+      });
     }
   }
 
@@ -228,7 +346,7 @@ class FilePageCache::Loader {
   }
 
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept {
-    return mappings_[file]->data() + offset;
+    return files_[file]->data() + offset;
   }
 
   void split_at_edges(std::vector<MappedCopy>& copies) const {
@@ -250,11 +368,13 @@ class FilePageCache::Loader {
     (void)give_up(none);
   }
 
-  std::uint64_t reserved_bytes() const noexcept { return reservation_.bytes(); }
+  Budget reserved_bytes() const noexcept {
+    return {.gpu = 0, .pinned = pinned_.bytes(), .page_cache = page_cache_.bytes()};
+  }
 
   void check_files() const {
-    for (const auto& mapping : mappings_) {
-      if (mapping) mapping->check_unchanged();
+    for (const auto& file : files_) {
+      if (file) file->check_unchanged();
     }
   }
 
@@ -284,8 +404,6 @@ class FilePageCache::Loader {
     HostRegistration registration;
     std::vector<std::uint32_t> layers;
   };
-  /// Shared, because leases use tensors where they are mapped.
-  using Mappings = std::vector<std::shared_ptr<FileMapping>>;
   struct LayerState {
     std::atomic<State> state = State::kReady;
     std::atomic<std::uint64_t> read_bytes = 0;
@@ -296,7 +414,8 @@ class FilePageCache::Loader {
   /// Ends the threads, lets go of pages that `next` does not keep, and returns the runs that are ready.
   std::deque<Run> give_up(const ChunkSet& next) {
     threads_.clear();
-    reservation_ = {};
+    page_cache_ = {};
+    pinned_ = {};
     const auto visit_outside = [&](const ChunkSet::Range& range, auto visit) {
       for (std::uint64_t from = range.begin, to = 0; from < range.end; from = to) {
         to = next.stretch_end(range.file, from, range.end);
@@ -306,19 +425,22 @@ class FilePageCache::Loader {
     for (Run& run : runs_) {
       visit_outside(run.range, [&](std::uint64_t begin, std::uint64_t bytes) {
         run.registration = {};  // it holds the pages
-        auto* const pages = const_cast<std::byte*>(address(run.range.file, begin));
-        if (run.is_locked) ::munlock(pages, bytes);
-        ::madvise(pages, bytes, MADV_DONTNEED);  // takes them out of this process alone ...
+        files_[run.range.file]->release(begin, bytes);
       });
     }
     for (const ChunkSet::Range& range : brought_.ranges()) {
-      visit_outside(range, [&](std::uint64_t begin, std::uint64_t bytes) {
-        mappings_[range.file]->drop(begin, bytes);  // ... and this out of the system's cache
-      });
+      visit_outside(
+          range, [&](std::uint64_t begin, std::uint64_t bytes) { files_[range.file]->drop(begin, bytes); });
     }
     brought_.clear();
     std::erase_if(runs_, [](const Run& run) { return !run.is_ready; });
     return std::exchange(runs_, {});
+  }
+
+  std::shared_ptr<KeptFile> make_file(std::uint32_t file) const {
+    const SourceFile& source = table_.files[file];
+    if (source.info.is_local_file) return std::make_shared<FileMapping>(source);
+    return std::make_shared<PinnedFile>(file, source.info);
   }
 
   /// Those of `left` that lie whole in `range`, and new ones between them.
@@ -376,7 +498,7 @@ class FilePageCache::Loader {
     queue_.push_back(index);
   }
 
-  void work(const std::stop_token& stop, std::span<std::byte> scratch) {
+  void work(const std::stop_token& stop, Reader& reader) {
     try {
       device_.enter_staging_thread();  // registering must not break a capture of the caller's
     } catch (const Error&) {           // what then fails to register is recorded there
@@ -392,11 +514,11 @@ class FilePageCache::Loader {
       ++run.under_way;
       const bool looks_for_lost = run.is_ready;
       lock.unlock();
-      const FileMapping& file = *mappings_[run.range.file];
-      const bool is_there = file.is_cached(begin, end, looks_for_lost);
+      const KeptFile& file = *files_[run.range.file];
+      const bool is_there = file.is_there(begin, end, looks_for_lost);
       std::exception_ptr error;
       try {
-        if (!is_there) file.read(begin, end, scratch);
+        if (!is_there) file.read(begin, end, reader);
       } catch (...) {
         error = std::current_exception();
       }
@@ -434,15 +556,10 @@ class FilePageCache::Loader {
   void prepare(Run& run) {
     auto* const begin = const_cast<std::byte*>(address(run.range.file, run.range.begin));
     const std::size_t bytes = run.range.end - run.range.begin;
-    std::string lock_refusal;
-    if (!locks_) {
-      lock_refusal = "not asked for";
-    } else if (::mlock(begin, bytes) != 0) {
-      lock_refusal = fmt::format("mlock of {}: {}", format_bytes(bytes), last_error().message());
-    }
-    if (!lock_refusal.empty()) ::madvise(begin, bytes, MADV_POPULATE_READ);
+    const KeptFile& file = *files_[run.range.file];
+    const std::string lock_refusal = file.lock(run.range.begin, bytes, locks_);
     std::string refusal;
-    run.registration = device_.register_host({begin, bytes}, refusal, HostAccess::kReadOnly);
+    run.registration = device_.register_host({begin, bytes}, refusal, file.access());
     const std::scoped_lock lock(mutex_);
     run.is_locked = lock_refusal.empty();
     if (run.is_locked) {
@@ -481,12 +598,14 @@ class FilePageCache::Loader {
     }
   }
 
+  const LayerTable& table_;
   Device& device_;
   const bool locks_;
-  Reservation reservation_;
+  Reservation page_cache_;
+  Reservation pinned_;
   const std::function<void()> on_progress_;
-  Mappings mappings_;  // by file; null: nothing of it is kept
-  ChunkSet brought_;   // into the page cache, where they were not
+  std::vector<std::shared_ptr<KeptFile>> files_;  // null: nothing of it is kept; leases use what is mapped
+  ChunkSet brought_;                              // where they were not
   std::deque<LayerState> layers_;
   std::deque<Run> runs_;  // in the order of files and offsets
 
@@ -497,9 +616,10 @@ class FilePageCache::Loader {
   std::vector<std::jthread> threads_;  // last: they end before what they use
 };
 
-FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
-                             bool locks, std::function<void()> on_progress, FilePageCache* before)
-    : loader_(std::make_unique<Loader>(table, plan, device, budget, locks, std::move(on_progress),
+FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& device,
+                             const Budgets& budgets, bool locks, std::function<void()> on_progress,
+                             FilePageCache* before)
+    : loader_(std::make_unique<Loader>(table, plan, device, budgets, locks, std::move(on_progress),
                                        before != nullptr ? before->loader_.get() : nullptr)) {}
 
 FilePageCache::~FilePageCache() = default;
@@ -517,7 +637,7 @@ const std::byte* FilePageCache::address(std::uint32_t file, std::uint64_t offset
   return loader_->address(file, offset);
 }
 void FilePageCache::split_at_edges(std::vector<MappedCopy>& copies) const { loader_->split_at_edges(copies); }
-std::uint64_t FilePageCache::reserved_bytes() const noexcept { return loader_->reserved_bytes(); }
+Budget FilePageCache::reserved_bytes() const noexcept { return loader_->reserved_bytes(); }
 void FilePageCache::check_files() const { loader_->check_files(); }
 void FilePageCache::find_lost() { loader_->find_lost(); }
 PageCacheStatus FilePageCache::status() const { return loader_->status(); }

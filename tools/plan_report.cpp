@@ -69,7 +69,7 @@ std::string describe_tiers(const PlanReport& report) {
     text += fmt::format("{:45}{}\n", "", staying);
   text += row("pinned", &Budget::pinned, joined({ring}));
   text += row("page_cache", &Budget::page_cache,
-              joined({plan.page_cache.empty() ? "" : "kept pages", bytes_and(mapped, "used in place")}));
+              joined({plan.kept.empty() ? "" : "kept pages", bytes_and(mapped, "used in place")}));
   return text;
 }
 
