@@ -137,7 +137,7 @@ class StreamedWalk final : public Walker {
   }
   /// Throws Error kInternal unless of the file just those pages are cached that the tier keeps.
   void check_cached() const {
-    const std::uint64_t kept = (plan().page_cache.bytes() + kPageBytes - 1) / kPageBytes;
+    const std::uint64_t kept = (plan().kept.bytes() + kPageBytes - 1) / kPageBytes;
     const std::optional<CachedPages> pages = cached_pages(file_.descriptor(), 0, bytes_);
     if (pages && pages->cached == kept) return;
     throw Error(Errc::kInternal,

@@ -181,7 +181,7 @@ void Staging::forget(std::size_t layer) noexcept {
 }
 
 std::unique_ptr<PageCache> Staging::make_pages(Staging* before) const {
-  if (plan_.page_cache.empty()) return nullptr;
+  if (plan_.kept.empty()) return nullptr;
   return ground_.make_pages(plan_, before != nullptr ? before->pages_.get() : nullptr);
 }
 
@@ -190,14 +190,20 @@ Residents::Shared Staging::hand_over(const Plan& next) {
   {
     const std::scoped_lock lock(freeing_);
     shared = residents_.hand_over(next);
+    if (next.kept.empty() && pages_) {  // no lease uses any
+      pages_->drop();
+      pages_.reset();
+    }
   }
-  free_kept(next.page_cache.empty());
+  free_kept(false);
   return shared;
 }
 
 Budget Staging::kept() const noexcept {
   const std::scoped_lock lock(freeing_);
-  return {.gpu = residents_.bytes(), .pinned = 0, .page_cache = pages_ ? pages_->reserved_bytes() : 0};
+  Budget bytes = pages_ ? pages_->reserved_bytes() : Budget{};
+  bytes.gpu = residents_.bytes();
+  return bytes;
 }
 
 void Staging::add_held(TensorHomes& homes) const {

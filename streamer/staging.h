@@ -86,8 +86,8 @@ class Staging {
   /// so.
   void retire() noexcept;
   bool is_retired() const noexcept { return is_retired_; }
-  /// Once retired: what it keeps for the next one is freed, as far as no lease uses it, and the rest as leases
-  /// end. `drops_pages`: from the system's page cache, too.
+  /// Once retired: what it keeps for the next one is freed, as far as no lease uses it, and the rest as
+  /// leases end. `drops_pages`: from the system's page cache, too.
   void free_kept(bool drops_pages) noexcept;
   /// Once retired, with no lease out: the next one loads what stays of `layer` anew.
   void forget(std::size_t layer) noexcept;

@@ -42,7 +42,11 @@ StagingLoop::StagingLoop(const StagingParts& parts)
     }
     target.layout = &parts_.residents.missing(layer);
     const LayerLayout& all = parts_.plan.residents[layer];
-    again_[layer].page_cache = parts_.plan.mapped[layer];
+    const std::vector<TensorSpec>& tensors = parts_.table.layers[layer].tensors;
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+      if (parts_.plan.homes[layer][i] != TensorHome::kMapped) continue;
+      kept_tier(again_[layer], std::get<FileExtent>(tensors[i].source).file) += tensors[i].bytes;
+    }
     again_[layer].gpu = all.disk_bytes() + all.memory_bytes();
     if (needs_slot(layer) && again_[layer].total() == 0)
       target.stage = Target::Stage::kPublished;  // nothing stays
@@ -169,6 +173,11 @@ void StagingLoop::finish_copies() {
   if (parts_.trace) trace_memory_copies();
 }
 
+/// The tier of kept bytes of `file`.
+std::uint64_t& StagingLoop::kept_tier(TierBytes& bytes, std::uint32_t file) const {
+  return parts_.table.files[file].info.is_local_file ? bytes.page_cache : bytes.pinned;
+}
+
 // --- Who gets which slot ---
 
 void StagingLoop::give_slots() {
@@ -268,7 +277,7 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
     target.load.pinned += copy.bytes;
   }
   if (!target.layout->memory_copies.empty()) end_memory_copies();
-  if (!target.layout->mapped_copies.empty() || (!is_slot(target) && again_[layer].page_cache != 0)) {
+  if (!target.layout->mapped_copies.empty() || (!is_slot(target) && mapped_bytes(layer) != 0)) {
     target.waits_for_pages = true;
     ++waiting_for_pages_;
     if (parts_.page_cache->state(layer) != PageCache::State::kReady) parts_.page_cache->ask_for(layer);
@@ -289,10 +298,12 @@ void StagingLoop::take_pages(Target& target) {
   }
   target.waits_for_pages = false;
   --waiting_for_pages_;
-  std::uint64_t used_bytes = is_slot(target) ? 0 : again_[target.layer].page_cache;
+  TierBytes used;
+  if (!is_slot(target))
+    used = {.page_cache = again_[target.layer].page_cache, .pinned = again_[target.layer].pinned};
   for (const MappedCopy& copy : target.layout->mapped_copies) {
     queue_copy(place_in(target, copy.slot_offset), pages.address(copy.file, copy.offset), copy.bytes);
-    used_bytes += copy.bytes;
+    kept_tier(used, copy.file) += copy.bytes;
   }
   // What had to be read for this came from the disk, the rest was there.
   const std::uint64_t read_bytes = pages.take_read_bytes(target.layer);
@@ -300,9 +311,12 @@ void StagingLoop::take_pages(Target& target) {
   parts_.hand_off.links().disk.add_bytes(read_bytes);
   std::uint64_t& read_for = read_for_[target.layer];
   read_for += read_bytes;
-  const std::uint64_t not_there = std::min(used_bytes, read_for);
-  read_for -= not_there;
-  target.load.page_cache += used_bytes - not_there;
+  for (std::uint64_t* bytes : {&used.page_cache, &used.pinned}) {
+    const std::uint64_t not_there = std::min(*bytes, read_for);
+    read_for -= not_there;
+    *bytes -= not_there;
+  }
+  target.load += used;
   if (!target.layout->mapped_copies.empty()) end_memory_copies();
   settle(target);
 }

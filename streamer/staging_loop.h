@@ -153,6 +153,10 @@ class StagingLoop {
   /// Of what stays of `layer`.
   Target& staying(std::uint32_t layer) { return targets_[parts_.rule.slots + layer]; }
   const Target& staying(std::uint32_t layer) const { return targets_[parts_.rule.slots + layer]; }
+  std::uint64_t& kept_tier(TierBytes& bytes, std::uint32_t file) const;
+  std::uint64_t mapped_bytes(std::uint32_t layer) const {
+    return again_[layer].page_cache + again_[layer].pinned;
+  }
   /// Where `layout` puts the byte at `offset`.
   std::byte* place_in(const Target& target, std::uint64_t offset) const {
     return target.memory != nullptr ? target.memory + offset : parts_.residents.target(target.layer, offset);

@@ -154,7 +154,7 @@ StagingGround StreamerCore::ground() {
           .make_pages =
               [this](const Plan& plan, PageCache* before) {
                 return std::make_unique<FilePageCache>(
-                    table_, plan, *device_, page_cache_, options_.lock_pages,
+                    table_, plan, *device_, FilePageCache::Budgets{page_cache_, pinned_}, options_.lock_pages,
                     [storage = storage_.get()] { storage->wake(); }, static_cast<FilePageCache*>(before));
               },
           .clock = clock_,

@@ -9,7 +9,7 @@ ChunkSet::ChunkSet(std::span<const SourceFile> files, std::uint64_t chunk_bytes)
   files_.reserve(files.size());
   for (const SourceFile& file : files) {
     const std::uint64_t chunks = (file.info.bytes + chunk_bytes_ - 1) / chunk_bytes_;
-    files_.push_back({file.info.bytes, std::vector<std::uint8_t>(chunks)});
+    files_.push_back({file.info.bytes, 0, std::vector<std::uint8_t>(chunks)});
   }
 }
 
@@ -31,24 +31,32 @@ std::uint64_t ChunkSet::insert(const ChunkSpan& span) {
   for (std::uint64_t chunk = span.first; chunk <= span.last; ++chunk) {
     if (std::exchange(chunks[chunk], std::uint8_t{1}) == 0) bytes += bytes_of(span.file, chunk);
   }
-  bytes_ += bytes;
+  files_[span.file].kept_bytes += bytes;
   return bytes;
 }
 
 void ChunkSet::keep_only(const ChunkSet& others) {
-  bytes_ = 0;
   for (std::uint32_t file = 0; file < files_.size(); ++file) {
+    files_[file].kept_bytes = 0;
     std::vector<std::uint8_t>& chunks = files_[file].chunks;
     for (std::uint64_t chunk = 0; chunk < chunks.size(); ++chunk) {
       chunks[chunk] &= others.files_[file].chunks[chunk];
-      if (chunks[chunk] != 0) bytes_ += bytes_of(file, chunk);
+      if (chunks[chunk] != 0) files_[file].kept_bytes += bytes_of(file, chunk);
     }
   }
 }
 
 void ChunkSet::clear() noexcept {
-  for (File& file : files_) std::ranges::fill(file.chunks, std::uint8_t{0});
-  bytes_ = 0;
+  for (File& file : files_) {
+    std::ranges::fill(file.chunks, std::uint8_t{0});
+    file.kept_bytes = 0;
+  }
+}
+
+std::uint64_t ChunkSet::bytes() const noexcept {
+  std::uint64_t sum = 0;
+  for (const File& file : files_) sum += file.kept_bytes;
+  return sum;
 }
 
 bool ChunkSet::covers(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const {

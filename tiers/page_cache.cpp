@@ -1,24 +1,18 @@
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <tierstream/io/cached_pages.h>
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/page_cache.h>
-#include <unistd.h>
 
 #include <algorithm>
-#include <array>
 #include <atomic>
-#include <cerrno>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
-#include <optional>
 #include <stop_token>
 #include <thread>
 #include <utility>
 #include <vector>
+
+#include "kept_file.h"
 
 namespace tierstream {
 namespace {
@@ -26,155 +20,35 @@ namespace {
 /// One disk is kept busy by a few reads at a time; of cached pages each thread copies 4 GB/s.
 constexpr std::size_t kThreads = 4;
 
-std::error_code last_error() { return {errno, std::generic_category()}; }
-
-// --- Who is mapped where, for handlers of SIGBUS ---
-
-struct MappedFile {
-  std::atomic<const std::byte*> begin = nullptr;
-  std::atomic<const std::byte*> end = nullptr;
-  std::atomic<const char*> path = nullptr;
-};
-/// More mappings than this are not named. Never destroyed: a signal may come at any time.
-std::array<MappedFile, 1024> mapped_files;
-
-MappedFile* note_mapped(const std::byte* begin, std::size_t bytes, const char* path) noexcept {
-  for (MappedFile& entry : mapped_files) {
-    const char* none = nullptr;
-    if (!entry.path.compare_exchange_strong(none, path)) continue;
-    entry.end = begin + bytes;
-    entry.begin = begin;
-    return &entry;
-  }
-  return nullptr;
-}
-
-void forget_mapped(MappedFile* entry) noexcept {
-  if (entry == nullptr) return;
-  entry->begin = nullptr;
-  entry->path = nullptr;
-}
-
-/// A file mapped whole, shared and read-only; of its pages only those of the kept chunks are touched.
-class FileMapping {
- public:
-  explicit FileMapping(const SourceFile& file) : FileMapping(file.path, file.info) {  // whole: a throw closes
-    file_ = ::open(path_.c_str(), O_RDONLY | O_CLOEXEC);
-    if (file_ < 0) throw Error(Errc::kOpenFailed, "cannot open", {.file = path_}, last_error());
-    check_unchanged();
-    void* const mapping = ::mmap(nullptr, info_.bytes, PROT_READ, MAP_SHARED, file_, 0);
-    if (mapping == MAP_FAILED) {
-      throw Error(Errc::kOutOfMemory, "cannot map", {.file = path_}, last_error());
-    }
-    data_ = static_cast<const std::byte*>(mapping);
-    // Readahead would bring in pages beyond the kept chunks, through the mapping and through reads alike.
-    ::madvise(mapping, info_.bytes, MADV_RANDOM);
-    ::posix_fadvise(file_, 0, 0, POSIX_FADV_RANDOM);
-    noted_ = note_mapped(data_, info_.bytes, path_.c_str());
-  }
-  FileMapping(const FileMapping&) = delete;
-  FileMapping& operator=(const FileMapping&) = delete;
-  ~FileMapping() {
-    forget_mapped(noted_);
-    if (data_ != nullptr) ::munmap(const_cast<std::byte*>(data_), info_.bytes);
-    if (file_ >= 0) ::close(file_);
-  }
-
-  const std::byte* data() const noexcept { return data_; }
-
-  void check_unchanged() const {
-    struct stat now {};
-    if (::fstat(file_, &now) != 0) throw changed();
-    const auto modified_ns = now.st_mtim.tv_sec * 1'000'000'000 + now.st_mtim.tv_nsec;
-    const auto bytes = static_cast<std::uint64_t>(now.st_size);
-    if (bytes == info_.bytes && modified_ns == info_.version.modified_ns &&
-        now.st_ino == info_.version.inode) {
-      return;
-    }
-    throw changed(bytes);
-  }
-
-  /// `unknown`: the answer where the kernel does not say.
-  bool is_cached(std::uint64_t begin, std::uint64_t end, bool unknown) const noexcept {
-    const std::optional<CachedPages> pages = cached_pages(file_, begin, end - begin);
-    return pages ? pages->all() : unknown;
-  }
-
-  void drop(std::uint64_t begin, std::uint64_t bytes) const noexcept {
-    ::posix_fadvise(file_, static_cast<off_t>(begin), static_cast<off_t>(bytes), POSIX_FADV_DONTNEED);
-  }
-
-  /// Brings file bytes into the page cache.
-  void read(std::uint64_t begin, std::uint64_t end, std::span<std::byte> scratch) const {
-    while (begin < end) {
-      const std::size_t wanted = std::min<std::uint64_t>(scratch.size(), end - begin);
-      const ssize_t count = ::pread(file_, scratch.data(), wanted, static_cast<off_t>(begin));
-      if (count < 0 && errno == EINTR) continue;
-      if (count < 0) {
-        throw Error(Errc::kReadFailed, "cannot read into the page cache", place_at(begin), last_error());
-      }
-      if (count == 0) throw Error(Errc::kEndOfFile, "the file ends early", place_at(begin));
-      begin += static_cast<std::uint64_t>(count);
-    }
-  }
-
- private:
-  FileMapping(std::string path, const FileInfo& info) : path_(std::move(path)), info_(info) {}
-
-  ErrorPlace place_at(std::uint64_t offset) const { return {.file = path_, .offset = offset}; }
-  Error changed(std::optional<std::uint64_t> bytes = {}) const {
-    ErrorPlace place{.file = path_};
-    if (bytes && *bytes != info_.bytes) {
-      place.expected_bytes = info_.bytes;
-      place.actual_bytes = *bytes;
-    }
-    return {Errc::kFileChanged, "the file was changed while the page-cache tier keeps pages of it",
-            std::move(place)};
-  }
-
-  std::string path_;
-  FileInfo info_;
-  int file_ = -1;
-  const std::byte* data_ = nullptr;
-  MappedFile* noted_ = nullptr;
-};
-
 }  // namespace
-
-const char* mapped_file_at(const void* address) noexcept {
-  for (const MappedFile& entry : mapped_files) {
-    const std::byte* const begin = entry.begin;
-    if (begin != nullptr && begin <= address && address < entry.end) return entry.path;
-  }
-  return nullptr;
-}
-
-// --- Loading ---
 
 class FilePageCache::Loader {
  public:
-  Loader(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
+  Loader(const LayerTable& table, const Plan& plan, Device& device, const Budgets& budgets, bool locks,
          std::function<void()> on_progress, Loader* before)
-      : device_(device),
+      : table_(table),
+        device_(device),
         locks_(locks),
         on_progress_(std::move(on_progress)),
-        mappings_(table.files.size()),
-        brought_(plan.page_cache),
+        files_(table.files.size()),
+        brought_(plan.kept),
         layers_(table.layers.size()) {
     brought_.clear();
-    const std::vector<ChunkSet::Range> ranges = plan.page_cache.ranges();
+    const std::vector<ChunkSet::Range> ranges = plan.kept.ranges();
     for (const ChunkSet::Range& range : ranges) {
-      std::shared_ptr<FileMapping>& mapping = mappings_[range.file];
-      if (!mapping && before != nullptr) mapping = before->mappings_[range.file];
-      if (!mapping) mapping = std::make_shared<FileMapping>(table.files[range.file]);
+      std::shared_ptr<KeptFile>& file = files_[range.file];
+      if (!file && before != nullptr) file = before->files_[range.file];
+      if (!file) file = make_kept_file(table, range.file);
     }
     std::deque<Run> left;
     if (before != nullptr) {
       brought_ = before->brought_;
-      brought_.keep_only(plan.page_cache);
-      left = before->give_up(plan.page_cache);
+      brought_.keep_only(plan.kept);
+      left = before->give_up(plan.kept);
     }
-    reservation_ = budget.reserve(plan.page_cache.bytes(), "the kept pages");
+    const Budget bytes = bytes_by_tier(table, plan.kept);
+    page_cache_ = budgets.page_cache.reserve(bytes.page_cache, "the kept pages");
+    pinned_ = budgets.pinned.reserve(bytes.pinned, "what is kept in pinned memory");
     for (const ChunkSet::Range& range : ranges) add_runs(range, left);
     left.clear();  // what it still has registered would be in the way of the new runs
     for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) find_runs_of(table, plan, layer);
@@ -185,8 +59,10 @@ class FilePageCache::Loader {
     }
     if (runs_.empty()) return;
     for (std::size_t i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this, scratch = std::vector<std::byte>(kChunkBytes / 2)](
-                                const std::stop_token& stop) mutable { work(stop, scratch); });
+      threads_.emplace_back([this, request_bytes = plan.rules.request_bytes](const std::stop_token& stop) {
+        Reader reader(table_, request_bytes);
+        work(stop, reader);
+      });
     }
   }
 
@@ -228,7 +104,7 @@ class FilePageCache::Loader {
   }
 
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept {
-    return mappings_[file]->data() + offset;
+    return files_[file]->data() + offset;
   }
 
   void split_at_edges(std::vector<MappedCopy>& copies) const {
@@ -250,11 +126,13 @@ class FilePageCache::Loader {
     (void)give_up(none);
   }
 
-  std::uint64_t reserved_bytes() const noexcept { return reservation_.bytes(); }
+  Budget reserved_bytes() const noexcept {
+    return {.gpu = 0, .pinned = pinned_.bytes(), .page_cache = page_cache_.bytes()};
+  }
 
   void check_files() const {
-    for (const auto& mapping : mappings_) {
-      if (mapping) mapping->check_unchanged();
+    for (const auto& file : files_) {
+      if (file) file->check_unchanged();
     }
   }
 
@@ -284,8 +162,6 @@ class FilePageCache::Loader {
     HostRegistration registration;
     std::vector<std::uint32_t> layers;
   };
-  /// Shared, because leases use tensors where they are mapped.
-  using Mappings = std::vector<std::shared_ptr<FileMapping>>;
   struct LayerState {
     std::atomic<State> state = State::kReady;
     std::atomic<std::uint64_t> read_bytes = 0;
@@ -296,7 +172,8 @@ class FilePageCache::Loader {
   /// Ends the threads, lets go of pages that `next` does not keep, and returns the runs that are ready.
   std::deque<Run> give_up(const ChunkSet& next) {
     threads_.clear();
-    reservation_ = {};
+    page_cache_ = {};
+    pinned_ = {};
     const auto visit_outside = [&](const ChunkSet::Range& range, auto visit) {
       for (std::uint64_t from = range.begin, to = 0; from < range.end; from = to) {
         to = next.stretch_end(range.file, from, range.end);
@@ -306,15 +183,12 @@ class FilePageCache::Loader {
     for (Run& run : runs_) {
       visit_outside(run.range, [&](std::uint64_t begin, std::uint64_t bytes) {
         run.registration = {};  // it holds the pages
-        auto* const pages = const_cast<std::byte*>(address(run.range.file, begin));
-        if (run.is_locked) ::munlock(pages, bytes);
-        ::madvise(pages, bytes, MADV_DONTNEED);  // takes them out of this process alone ...
+        files_[run.range.file]->release(begin, bytes);
       });
     }
     for (const ChunkSet::Range& range : brought_.ranges()) {
-      visit_outside(range, [&](std::uint64_t begin, std::uint64_t bytes) {
-        mappings_[range.file]->drop(begin, bytes);  // ... and this out of the system's cache
-      });
+      visit_outside(
+          range, [&](std::uint64_t begin, std::uint64_t bytes) { files_[range.file]->drop(begin, bytes); });
     }
     brought_.clear();
     std::erase_if(runs_, [](const Run& run) { return !run.is_ready; });
@@ -331,7 +205,7 @@ class FilePageCache::Loader {
       if (run.range.file != range.file || run.range.begin < begin || range.end < run.range.end) continue;
       add_new(begin, run.range.begin);
       begin = run.range.end;
-      if (run.is_locked) status_.locked_bytes += begin - run.range.begin;
+      if (run.is_locked) status_.locked_bytes += locked_bytes(run);
       if (run.registration) status_.registered_bytes += begin - run.range.begin;
       run.layers.clear();
       runs_.push_back(std::move(run));
@@ -376,7 +250,7 @@ class FilePageCache::Loader {
     queue_.push_back(index);
   }
 
-  void work(const std::stop_token& stop, std::span<std::byte> scratch) {
+  void work(const std::stop_token& stop, Reader& reader) {
     try {
       device_.enter_staging_thread();  // registering must not break a capture of the caller's
     } catch (const Error&) {           // what then fails to register is recorded there
@@ -392,11 +266,11 @@ class FilePageCache::Loader {
       ++run.under_way;
       const bool looks_for_lost = run.is_ready;
       lock.unlock();
-      const FileMapping& file = *mappings_[run.range.file];
-      const bool is_there = file.is_cached(begin, end, looks_for_lost);
+      const KeptFile& file = *files_[run.range.file];
+      const bool is_there = file.is_there(begin, end, looks_for_lost);
       std::exception_ptr error;
       try {
-        if (!is_there) file.read(begin, end, scratch);
+        if (!is_there) file.read(begin, end, reader);
       } catch (...) {
         error = std::current_exception();
       }
@@ -430,23 +304,23 @@ class FilePageCache::Loader {
     }
   }
 
+  /// Pinned memory needs no lock.
+  std::uint64_t locked_bytes(const Run& run) const {
+    return table_.files[run.range.file].info.is_local_file ? run.range.end - run.range.begin : 0;
+  }
+
   /// Locks and registers: 5 ms for 256 MiB, beside the staging loop.
   void prepare(Run& run) {
     auto* const begin = const_cast<std::byte*>(address(run.range.file, run.range.begin));
     const std::size_t bytes = run.range.end - run.range.begin;
-    std::string lock_refusal;
-    if (!locks_) {
-      lock_refusal = "not asked for";
-    } else if (::mlock(begin, bytes) != 0) {
-      lock_refusal = fmt::format("mlock of {}: {}", format_bytes(bytes), last_error().message());
-    }
-    if (!lock_refusal.empty()) ::madvise(begin, bytes, MADV_POPULATE_READ);
+    const KeptFile& file = *files_[run.range.file];
+    const std::string lock_refusal = file.lock(run.range.begin, bytes, locks_);
     std::string refusal;
-    run.registration = device_.register_host({begin, bytes}, refusal, HostAccess::kReadOnly);
+    run.registration = device_.register_host({begin, bytes}, refusal, file.access());
     const std::scoped_lock lock(mutex_);
     run.is_locked = lock_refusal.empty();
     if (run.is_locked) {
-      status_.locked_bytes += bytes;
+      status_.locked_bytes += locked_bytes(run);
     } else if (status_.lock_refusal.empty()) {
       status_.lock_refusal = lock_refusal;
     }
@@ -481,12 +355,14 @@ class FilePageCache::Loader {
     }
   }
 
+  const LayerTable& table_;
   Device& device_;
   const bool locks_;
-  Reservation reservation_;
+  Reservation page_cache_;
+  Reservation pinned_;
   const std::function<void()> on_progress_;
-  Mappings mappings_;  // by file; null: nothing of it is kept
-  ChunkSet brought_;   // into the page cache, where they were not
+  std::vector<std::shared_ptr<KeptFile>> files_;  // null: nothing of it is kept; leases use what is mapped
+  ChunkSet brought_;                              // where they were not
   std::deque<LayerState> layers_;
   std::deque<Run> runs_;  // in the order of files and offsets
 
@@ -497,9 +373,10 @@ class FilePageCache::Loader {
   std::vector<std::jthread> threads_;  // last: they end before what they use
 };
 
-FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget,
-                             bool locks, std::function<void()> on_progress, FilePageCache* before)
-    : loader_(std::make_unique<Loader>(table, plan, device, budget, locks, std::move(on_progress),
+FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& device,
+                             const Budgets& budgets, bool locks, std::function<void()> on_progress,
+                             FilePageCache* before)
+    : loader_(std::make_unique<Loader>(table, plan, device, budgets, locks, std::move(on_progress),
                                        before != nullptr ? before->loader_.get() : nullptr)) {}
 
 FilePageCache::~FilePageCache() = default;
@@ -517,7 +394,7 @@ const std::byte* FilePageCache::address(std::uint32_t file, std::uint64_t offset
   return loader_->address(file, offset);
 }
 void FilePageCache::split_at_edges(std::vector<MappedCopy>& copies) const { loader_->split_at_edges(copies); }
-std::uint64_t FilePageCache::reserved_bytes() const noexcept { return loader_->reserved_bytes(); }
+Budget FilePageCache::reserved_bytes() const noexcept { return loader_->reserved_bytes(); }
 void FilePageCache::check_files() const { loader_->check_files(); }
 void FilePageCache::find_lost() { loader_->find_lost(); }
 PageCacheStatus FilePageCache::status() const { return loader_->status(); }

@@ -57,9 +57,20 @@ void refuse_shortage(const Plan& plan, const Budget& budget, const std::string& 
                   plan.largest_slot_bytes, largest_layer,
                   held == 0 ? "" : fmt::format("; {} that leases hold", held)),
       budget.gpu);
-  add("pinned", plan.minimum.pinned, fmt::format("{} blocks of one read", kMinimumBlocks), budget.pinned);
+  add("pinned", plan.minimum.pinned,
+      fmt::format(
+          "{} blocks of one read{}", kMinimumBlocks,
+          plan.minimum.pinned > kMinimumBlocks * plan.rules.request_bytes ? ", and what leases hold" : ""),
+      budget.pinned);
   add("page_cache", plan.minimum.page_cache, "what leases hold", budget.page_cache);
   if (!shortage.empty()) throw Error(Errc::kBudgetTooSmall, "budget too small: " + shortage);
+}
+
+/// Whether either tier of host memory may have something to keep.
+bool can_keep(const LayerTable& table, const Budget& budget) {
+  const auto is_local = [](const SourceFile& file) { return file.info.is_local_file; };
+  return (budget.page_cache != 0 && std::ranges::any_of(table.files, is_local)) ||
+         (budget.pinned != 0 && !std::ranges::all_of(table.files, is_local));
 }
 
 void refuse_options(const LayerTable& table, const PlanOptions& options) {
@@ -159,7 +170,7 @@ void choose_residents(const LayerTable& table, std::uint64_t gpu_bytes, std::vec
 void lay_out(const LayerTable& table, Plan& plan) {
   plan.layers.reserve(table.layers.size());
   plan.residents.reserve(table.layers.size());
-  const ChunkSet* cached = plan.page_cache.empty() ? nullptr : &plan.page_cache;
+  const ChunkSet* cached = plan.kept.empty() ? nullptr : &plan.kept;
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
     const Layer& layer = table.layers[i];
     const LayerPart streamed{plan.homes[i], TensorHome::kSlot, cached};
@@ -221,22 +232,29 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
                const PlanOptions& options) {
   refuse_options(table, options);
   Plan plan;
-  plan.ring = choose_ring(std::max(budget.pinned, kMinimumBlocks * options.request_bytes), options);
+  plan.homes = options.held != nullptr ? *options.held : all_streamed(table);
+  std::optional<ChunkOrder> chunks;
+  Budget held;
+  if (options.held != nullptr || can_keep(table, budget)) {
+    chunks.emplace(table, options.is_host, chunk_bytes(options));
+    held = bytes_by_tier(table, chunks->choose(plan.homes, {}));
+  }
+  plan.minimum.page_cache = held.page_cache;
+  const std::uint64_t ring_room = budget.pinned - std::min(budget.pinned, held.pinned);
+  plan.ring = choose_ring(std::max(ring_room, kMinimumBlocks * options.request_bytes), options);
   plan.rules = {.block_bytes = plan.ring.block_bytes,
                 .request_bytes = options.request_bytes,
                 .reads_land = options.reads_land,
                 .allocation_bytes = options.allocation_bytes};
   plan.outside = make_layer_layout(table.outside, table.files, plan.rules);
-  plan.homes = options.held != nullptr ? *options.held : all_streamed(table);
-  std::optional<ChunkOrder> chunks;
-  if (budget.page_cache != 0 || options.held != nullptr)
-    chunks.emplace(table, options.is_host, chunk_bytes(options));
+  const Budget room{.gpu = 0,
+                    .pinned = budget.pinned - std::min(budget.pinned, plan.ring.bytes()),
+                    .page_cache = budget.page_cache};
   const auto keep_pages = [&] {
     if (!chunks) return;
-    plan.page_cache = chunks->choose(plan.homes, budget.page_cache);
-    if (options.is_host) use_where_mapped(table, plan.page_cache, plan.homes);
+    plan.kept = chunks->choose(plan.homes, room);
+    if (options.is_host) use_where_mapped(table, plan.kept, plan.homes);
   };
-  if (options.held != nullptr) plan.minimum.page_cache = chunks->choose(plan.homes, 0).bytes();
   if (options.is_host) keep_pages();  // what is used where it is mapped needs neither slot nor residence
 
   std::vector<std::uint64_t> slot_bytes;
@@ -261,14 +279,14 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   std::uint64_t fills = count_fills(plan);
   // Kept pages that turn out not to be registered take the ring, too.
   const bool has_room = budget.pinned >= kMinimumBlocks * options.request_bytes;
-  if (!options.is_host && !plan.page_cache.empty() && has_room) fills += kComfortableBlocks;
+  if (!options.is_host && !plan.kept.empty() && has_room) fills += kComfortableBlocks;
   if (fills == 0) {
     plan.ring.blocks = 0;
   } else {
     plan.ring.blocks = static_cast<std::uint32_t>(
         std::min<std::uint64_t>(plan.ring.blocks, std::max<std::uint64_t>(fills, kMinimumBlocks)));
   }
-  plan.minimum.pinned = plan.ring.blocks == 0 ? 0 : kMinimumBlocks * options.request_bytes;
+  plan.minimum.pinned = held.pinned + (plan.ring.blocks == 0 ? 0 : kMinimumBlocks * options.request_bytes);
   refuse_shortage(plan, budget, largest_name);
 
   if (plan.slot_bytes != 0) {
@@ -276,9 +294,10 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
         std::min({std::uint64_t{options.max_slots}, std::uint64_t{plan.streamed_layers()},
                   (gpu_bytes - plan.resident_bytes) / plan.slot_bytes}));
   }
+  const Budget kept = bytes_by_tier(table, plan.kept);
   plan.used = {.gpu = plan.outside.slot_bytes + plan.resident_bytes + plan.slots * plan.slot_bytes,
-               .pinned = plan.ring.bytes(),
-               .page_cache = plan.page_cache.bytes()};
+               .pinned = plan.ring.bytes() + kept.pinned,
+               .page_cache = kept.page_cache};
   add_up(table, plan);
   predict(rates, options.layer_seconds, plan);
   return plan;
@@ -305,7 +324,7 @@ double predict_seconds(const Plan& plan, const LinkRates& rates, std::span<const
                                         seconds_of(plan.ring.bytes(), rates.disk));
     // The first block is copied once it is read, and the last one after all is read. Counted as blocks of one
     // read: those of a larger ring are larger, and a larger budget is not to be predicted slower.
-    const std::uint64_t block = std::min(bytes.ring, plan.minimum.pinned / kMinimumBlocks);
+    const std::uint64_t block = std::min(bytes.ring, plan.rules.request_bytes);
     copies_free = std::max(std::max(copies_free, reading + seconds_of(block, rates.disk)) +
                                seconds_of(bytes.ring, rates.host_to_device),
                            disk_free + seconds_of(block, rates.host_to_device));
@@ -329,14 +348,16 @@ std::string describe(const Plan& plan) {
   std::string text = fmt::format("gpu     {}: {} slots of {}, {} resident, {} outside\n",
                                  format_bytes(plan.used.gpu), plan.slots, format_bytes(plan.slot_bytes),
                                  format_bytes(plan.resident_bytes), format_bytes(plan.outside.slot_bytes));
-  text += fmt::format("pinned  {} in {} blocks of {}\n", format_bytes(plan.used.pinned), plan.ring.blocks,
+  text += fmt::format("pinned  {} in {} blocks of {}", format_bytes(plan.ring.bytes()), plan.ring.blocks,
                       format_bytes(plan.ring.block_bytes));
-  if (!plan.page_cache.empty()) {
+  const std::uint64_t kept_pinned = plan.used.pinned - plan.ring.bytes();
+  text += kept_pinned == 0 ? "\n" : fmt::format(", {} kept\n", format_bytes(kept_pinned));
+  if (!plan.kept.empty()) {
     text +=
         fmt::format("cache   {} of the files' pages, {} used in place\n", format_bytes(plan.used.page_cache),
                     format_bytes(std::accumulate(plan.mapped.begin(), plan.mapped.end(), std::uint64_t{0})));
   }
-  const bool first_loads_more = plan.all_stay() || plan.resident_bytes != 0 || !plan.page_cache.empty();
+  const bool first_loads_more = plan.all_stay() || plan.resident_bytes != 0 || !plan.kept.empty();
   text += fmt::format("a pass  reads {} from storage, copies {} to the device{}\n",
                       format_bytes(plan.disk_bytes), format_bytes(plan.copied_bytes),
                       first_loads_more ? ",\n        from the second one on" : "");

@@ -77,11 +77,12 @@ class ShareOrder {
   std::vector<std::uint32_t> ends_;  // by layer
 };
 
-/// In a file whose pages can be kept.
-bool lies_in_file(const LayerTable& table, const TensorSpec& tensor) {
-  const auto* extent = std::get_if<FileExtent>(&tensor.source);
-  return extent != nullptr && tensor.bytes != 0 && table.files[extent->file].info.is_local_file;
+/// In a file, of whichever backend: its chunks can be kept.
+bool lies_in_file(const TensorSpec& tensor) {
+  return tensor.bytes != 0 && std::holds_alternative<FileExtent>(tensor.source);
 }
+
+bool is_local(const SourceFile& file) { return file.info.is_local_file; }
 
 bool can_be_used_mapped(const FileExtent& extent) { return extent.offset % kLandedTensorAlignment == 0; }
 
@@ -135,7 +136,7 @@ ChunkOrder::ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chu
     const std::vector<TensorSpec>& tensors = table.layers[layer].tensors;
     order.clear();
     for (auto i = static_cast<std::uint32_t>(tensors.size()); i-- > 0;) {
-      if (lies_in_file(table, tensors[i])) order.push_back(i);
+      if (lies_in_file(tensors[i])) order.push_back(i);
     }
     const auto key = [&](std::uint32_t i) { return key_of(tensors[i]); };
     if (!std::ranges::is_sorted(order, std::ranges::greater{}, key)) {
@@ -163,14 +164,14 @@ bool ChunkOrder::is_kept_whole(const TensorSpec& tensor) const {
   return in_place_ && can_be_used_mapped(std::get<FileExtent>(tensor.source));
 }
 
-ChunkSet ChunkOrder::choose(const TensorHomes& homes, std::uint64_t bytes) const {
+ChunkSet ChunkOrder::choose(const TensorHomes& homes, const Budget& room) const {
   ChunkSet chosen = none_;
   ChunkSet useful = none_;  // of those that are not kept with a whole tensor
   for (std::size_t layer = 0; layer < homes.size(); ++layer) {
     const std::vector<TensorSpec>& tensors = table_.layers[layer].tensors;
     for (std::size_t i = 0; i < tensors.size(); ++i) {
       const TensorHome home = homes[layer][i];
-      if (home == TensorHome::kResident || !lies_in_file(table_, tensors[i])) continue;
+      if (home == TensorHome::kResident || !lies_in_file(tensors[i])) continue;
       const bool is_whole = is_kept_whole(tensors[i]);
       if (home != TensorHome::kMapped && is_whole) continue;
       const ChunkSpan chunks = none_.chunks_of(std::get<FileExtent>(tensors[i].source), tensors[i].bytes);
@@ -178,16 +179,31 @@ ChunkSet ChunkOrder::choose(const TensorHomes& homes, std::uint64_t bytes) const
       if (!is_whole) useful.insert(chunks);
     }
   }
+  const Budget taken = bytes_by_tier(table_, chosen);
+  const bool any_pinned = !std::ranges::all_of(table_.files, is_local);
+  std::uint64_t page_cache_left = room.page_cache - std::min(room.page_cache, taken.page_cache);
+  std::uint64_t pinned_left = any_pinned ? room.pinned - std::min(room.pinned, taken.pinned) : 0;
   for (const std::uint32_t i : order_) {
     const Entry& entry = entries_[i];
     const bool is_useful = entry.tensor == kNoTensor
                                ? useful.contains(entry.chunks.file, entry.chunks.first)
                                : homes[entry.layer][entry.tensor] != TensorHome::kResident;
     if (!is_useful) continue;
-    if (chosen.bytes() + chosen.missing_bytes(entry.chunks) > bytes) break;
-    chosen.insert(entry.chunks);
+    std::uint64_t& left = table_.files[entry.chunks.file].info.is_local_file ? page_cache_left : pinned_left;
+    // What does not fit ends its tier's beginning, even if something smaller behind it would.
+    left = chosen.missing_bytes(entry.chunks) <= left ? left - chosen.insert(entry.chunks) : 0;
+    if (page_cache_left == 0 && pinned_left == 0) break;
   }
   return chosen;
+}
+
+Budget bytes_by_tier(const LayerTable& table, const ChunkSet& chunks) {
+  Budget bytes;
+  if (chunks.empty()) return bytes;  // perhaps of no files at all
+  for (std::uint32_t file = 0; file < table.files.size(); ++file) {
+    (table.files[file].info.is_local_file ? bytes.page_cache : bytes.pinned) += chunks.bytes(file);
+  }
+  return bytes;
 }
 
 void use_where_mapped(const LayerTable& table, const ChunkSet& chunks, TensorHomes& homes) {

@@ -6,6 +6,7 @@
 #include <tierstream/tiers/cpu_device.h>
 #include <tierstream/tiers/host_memory.h>
 
+#include <algorithm>
 #include <chrono>
 #include <filesystem>
 #include <functional>
@@ -150,6 +151,72 @@ class FarDevice final : public Device {
   const std::shared_ptr<Device> cpu_ = make_cpu_device();
   DeviceTraits traits_;
 };
+
+/// The model in a storage whose files have no pages to keep: on the CPU device, both ways, and on one whose
+/// memory is another's.
+class PinnedResidencyTest : public ::testing::TestWithParam<const char*> {
+ protected:
+  bool is_far() const { return GetParam() == std::string("Far"); }
+  Streamer make(std::uint64_t kept_bytes) {
+    const std::shared_ptr<Device> device =
+        is_far() ? std::shared_ptr<Device>(std::make_shared<FarDevice>())
+                 : make_cpu_device({.reads_land = GetParam() == std::string("Landing")});
+    return {model_.table, {.device = device, .budget = budget_of(kept_bytes), .warn = {}}};
+  }
+  /// Three slots, the largest ring, and so much beyond it.
+  Budget budget_of(std::uint64_t kept_bytes) const {
+    return {.gpu = 4 * 3 * kMiB, .pinned = PlanOptions{}.max_ring_bytes + kept_bytes};
+  }
+  TierBytes walk(Streamer& streamer) {
+    for (const Lease& layer : streamer.pass()) EXPECT_TRUE(model_.has_right_bytes(layer)) << layer.index();
+    return streamer.stats().last_pass.bytes;
+  }
+  std::uint64_t model_bytes() const { return kLayers * model_.layer_bytes(); }
+
+  static constexpr std::size_t kLayers = 8;
+  SmallModel model_{kLayers, kMiB};
+};
+INSTANTIATE_TEST_SUITE_P(, PinnedResidencyTest, ::testing::Values("ThroughTheRing", "Landing", "Far"),
+                         [](const auto& test) { return test.param; });
+
+TEST_P(PinnedResidencyTest, WhatThePinnedBudgetHoldsBeyondTheRingIsReadOnce) {
+  Streamer streamer = make(model_bytes() / 2);
+  const Plan& plan = streamer.plan();
+  EXPECT_GT(plan.kept.bytes(), model_bytes() / 2 - kChunkBytes);
+  EXPECT_EQ(plan.used.pinned, plan.ring.bytes() + plan.kept.bytes());
+  EXPECT_GE(walk(streamer).disk, model_bytes());
+  (void)walk(
+      streamer);  // what chunks hold beside the layers' bytes was read, too, and counts as not there here
+  for (int pass = 0; pass < 2; ++pass) {
+    const TierBytes bytes = walk(streamer);
+    EXPECT_LE(bytes.disk, plan.disk_bytes);
+    EXPECT_LE(bytes.disk, model_bytes() / 2 + kMiB);
+    EXPECT_GE(bytes.pinned, model_bytes() / 2 - kChunkBytes);
+    EXPECT_EQ(bytes.page_cache, 0u);
+    EXPECT_GE(bytes.disk + bytes.pinned + bytes.gpu, model_bytes());
+  }
+  EXPECT_LE(streamer.stats().peak_bytes.pinned, budget_of(model_bytes() / 2).pinned);
+  streamer.close();
+}
+
+TEST_P(PinnedResidencyTest, AChangeOfTheBudgetReadsOnlyTheDifference) {
+  Streamer streamer = make(model_bytes() / 4);
+  (void)walk(streamer);
+  std::uint64_t kept = streamer.plan().kept.bytes();
+  for (const std::uint64_t next : {model_bytes() / 2, model_bytes() / 3, model_bytes() + 4 * kMiB}) {
+    EXPECT_EQ(streamer.set_budget(budget_of(next)), Budget{});
+    const TierBytes bytes = walk(streamer);
+    const Plan& plan = streamer.plan();
+    const std::uint64_t added = plan.kept.bytes() - std::min(plan.kept.bytes(), kept);
+    // On the host, what is kept in place leaves room for other residents.
+    EXPECT_LE(bytes.disk, plan.streamed_bytes + added + plan.resident_bytes) << next;
+    kept = plan.kept.bytes();
+  }
+  EXPECT_EQ(walk(streamer).disk, 0u) << "all is kept";
+  (void)streamer.park();
+  streamer.resume();
+  EXPECT_GE(walk(streamer).disk, model_bytes()) << "parking gives it back";
+}
 
 TEST_P(ResidencyTest, KeptPagesThatAreNotRegisteredTakeTheRing) {
   Streamer streamer(

@@ -190,7 +190,7 @@ class WarmPages final : public PageCache {
     return reinterpret_cast<const std::byte*>(kSlotAlignment + offset);
   }
   void split_at_edges(std::vector<MappedCopy>&) const override {}
-  std::uint64_t reserved_bytes() const noexcept override { return 0; }
+  Budget reserved_bytes() const noexcept override { return {}; }
   void check_files() const override {}
   void find_lost() override {}
   PageCacheStatus status() const override { return {}; }

@@ -63,7 +63,7 @@ class FilePageCacheTest : public ::testing::Test {
     plan_ = make_plan(table_, {.gpu = kGpuBytes, .pinned = 8 * kMiB, .page_cache = page_cache_bytes}, {},
                       {.is_host = is_host, .layer_seconds = {}});
     pages_ = std::make_unique<FilePageCache>(
-        table_, plan_, *device_, budget_, locks,
+        table_, plan_, *device_, FilePageCache::Budgets{budget_, pinned_}, locks,
         [this] {
           ++progress_;
           progress_.notify_all();
@@ -114,6 +114,7 @@ class FilePageCacheTest : public ::testing::Test {
   Plan plan_;
   const std::shared_ptr<Device> device_ = make_cpu_device();
   TierBudget budget_{"page_cache", 1u << 30};
+  TierBudget pinned_{"pinned", 1u << 30};
   std::atomic<int> progress_ = 0;
   std::unique_ptr<FilePageCache> pages_;
 };
@@ -153,7 +154,7 @@ TEST_F(FilePageCacheTest, CutsCopiesWhereRunsThatWereTakenOverEnd) {
 
 TEST_F(FilePageCacheTest, KeepsOnlyWhatThePlanSays) {
   open(10 * kMiB, false);
-  EXPECT_EQ(budget_.used_bytes(), plan_.page_cache.bytes());
+  EXPECT_EQ(budget_.used_bytes(), plan_.kept.bytes());
   EXPECT_LE(budget_.used_bytes(), 10 * kMiB);
   for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
     wait_for(layer);
@@ -204,12 +205,12 @@ TEST_F(FilePageCacheTest, TakesOverWhatBothPlansKeep) {
   std::map<std::uint64_t, const std::byte*> addresses;
   for (const std::uint64_t budget : {6u, 12u, 8u, 20u, 2u}) {
     open(budget * kMiB, false);
-    EXPECT_EQ(budget_.used_bytes(), plan_.page_cache.bytes());
-    const std::uint64_t added = plan_.page_cache.bytes() - std::min(plan_.page_cache.bytes(), kept);
+    EXPECT_EQ(budget_.used_bytes(), plan_.kept.bytes());
+    const std::uint64_t added = plan_.kept.bytes() - std::min(plan_.kept.bytes(), kept);
     const std::uint64_t read = bring_all();
     EXPECT_LE(read, added) << budget;
     EXPECT_GE(read + 4096, added) << budget << ": the shares of layers are rounded";
-    kept = plan_.page_cache.bytes();
+    kept = plan_.kept.bytes();
     const PageCacheStatus status = pages_->status();
     EXPECT_EQ(status.registered_bytes, kept);
     EXPECT_EQ(cached_bytes(), kept) << "others are dropped";

@@ -22,8 +22,8 @@ class SimulatedPageCache final : public PageCache {
 
   /// `failures`: counts them, by layer. `before` (null: none) hands its pages and its reservation over.
   SimulatedPageCache(std::mt19937_64& random, const LayerTable& table, const Plan& plan,
-                     std::shared_ptr<const MemoryFiles> files, TierBudget& budget, bool is_host, bool fails,
-                     std::vector<std::uint64_t>& failures, SimulatedPageCache* before)
+                     std::shared_ptr<const MemoryFiles> files, FilePageCache::Budgets budgets, bool is_host,
+                     bool fails, std::vector<std::uint64_t>& failures, SimulatedPageCache* before)
       : random_(random),
         table_(table),
         plan_(plan),
@@ -34,7 +34,7 @@ class SimulatedPageCache final : public PageCache {
         registered_(table.layers.size()) {
     for (std::size_t i = 0; i < registered_.size(); ++i) registered_[i] = is_host || random_() % 3 != 0;
     if (before != nullptr) {
-      before->reservation_ = {};
+      before->drop();
       mapped_ = before->mapped_;
       for (std::uint32_t layer = 0; layer < states_.size(); ++layer) {
         if (before->states_[layer] == State::kReady && before->has_all_of(layer, plan)) {
@@ -44,7 +44,9 @@ class SimulatedPageCache final : public PageCache {
     } else {
       for (const SourceFile& file : table.files) mapped_->emplace_back(file.info.bytes, std::byte{0xCC});
     }
-    reservation_ = budget.reserve(plan.page_cache.bytes(), "pages");
+    const Budget bytes = bytes_by_tier(table, plan.kept);
+    page_cache_ = budgets.page_cache.reserve(bytes.page_cache, "pages");
+    pinned_ = budgets.pinned.reserve(bytes.pinned, "kept");
   }
 
   const std::shared_ptr<Mapped>& mapped() const { return mapped_; }
@@ -80,11 +82,14 @@ class SimulatedPageCache final : public PageCache {
     return (*mapped_)[file].data() + offset;
   }
   void split_at_edges(std::vector<MappedCopy>&) const override {}
-  std::uint64_t reserved_bytes() const noexcept override { return reservation_.bytes(); }
+  Budget reserved_bytes() const noexcept override { return {0, pinned_.bytes(), page_cache_.bytes()}; }
   void check_files() const override {}
   void find_lost() override {}
   PageCacheStatus status() const override { return {}; }
-  void drop() noexcept override { reservation_ = {}; }
+  void drop() noexcept override {
+    page_cache_ = {};
+    pinned_ = {};
+  }
 
  private:
   template <typename Visit>
@@ -116,7 +121,8 @@ class SimulatedPageCache final : public PageCache {
   const LayerTable& table_;
   const Plan& plan_;
   std::shared_ptr<const MemoryFiles> files_;
-  Reservation reservation_;
+  Reservation page_cache_;
+  Reservation pinned_;
   const bool fails_;
   std::vector<std::uint64_t>& failures_;
   std::vector<State> states_;  // by layer, like the next

@@ -142,6 +142,7 @@ class World {
     budget.gpu += below(layers() + 2) * least.slot_bytes + below(20'000);
     if (chance(50)) budget.page_cache = below(layers() * least.slot_bytes + 1);
     if (chance(50)) budget.pinned += below(8) * options.request_bytes;
+    if (chance(30)) budget.pinned += options.max_ring_bytes + below(layers() * least.slot_bytes + 1);
     options_ = options;
     stable_slots_ = chance(20);
     gpu_.emplace("gpu", budget.gpu);
@@ -192,9 +193,9 @@ class World {
   }
 
   std::unique_ptr<PageCache> make_pages(const Plan& plan, PageCache* before) {
-    auto pages = std::make_unique<SimulatedPageCache>(random_, table_, plan, files_, *page_cache_,
-                                                      options_.is_host, pages_fail_, page_failures_,
-                                                      static_cast<SimulatedPageCache*>(before));
+    auto pages = std::make_unique<SimulatedPageCache>(
+        random_, table_, plan, files_, FilePageCache::Budgets{*page_cache_, *pinned_}, options_.is_host,
+        pages_fail_, page_failures_, static_cast<SimulatedPageCache*>(before));
     pages_ = pages.get();
     return pages;
   }
@@ -219,7 +220,7 @@ class World {
     }
     const Budget kept = staging_->kept();
     const Budget slots{.gpu = gpu_->used_bytes() - outside_reservation_.bytes() - kept.gpu,
-                       .pinned = pinned_->used_bytes(),
+                       .pinned = pinned_->used_bytes() - kept.pinned,
                        .page_cache = page_cache_->used_bytes() - kept.page_cache};
     TensorHomes held = all_streamed(table_);
     bool any_held = false;
@@ -235,6 +236,7 @@ class World {
     Budget room = least;
     room.gpu += below(layers() + 2) * (least.gpu - outside_reservation_.bytes());
     room.pinned += below(4) * options_.request_bytes;
+    if (chance(30)) room.pinned += options_.max_ring_bytes + below(layers() * 20'000);
     if (chance(50)) room.page_cache += below(layers() * 20'000);
     gpu_->set_limit(room.gpu + slots.gpu);
     pinned_->set_limit(room.pinned + slots.pinned);
@@ -295,17 +297,19 @@ class World {
     if (gpu_->used_bytes() > gpu_->limit_bytes()) throw Failure("more device memory than the gpu budget");
     if (pinned_->used_bytes() > pinned_->limit_bytes())
       throw Failure("more host memory than the pinned budget");
-    if (staging_->plan().page_cache.bytes() > page_cache_->limit_bytes()) {
+    if (page_cache_->used_bytes() > page_cache_->limit_bytes()) {
       throw Failure("more pages than the page_cache budget");
     }
   }
 
   Budget least_budget(const PlanOptions& options) {
-    // Not more pages than leases hold: on the host, what is mapped needs no slot.
-    Budget plenty{.gpu = 1u << 30, .pinned = 1u << 30, .page_cache = 0};
+    // No more kept in host memory than leases hold: on the host, what is used in place needs no slot.
+    Budget plenty{.gpu = 1u << 30, .pinned = 2 * options.request_bytes, .page_cache = 0};
     if (options.held != nullptr) {
-      plenty.page_cache = 1u << 30;
-      plenty.page_cache = make_plan(table_, plenty, {}, options).minimum.page_cache;
+      const Budget all{.gpu = 1u << 30, .pinned = 1u << 30, .page_cache = 1u << 30};
+      const Budget held = make_plan(table_, all, {}, options).minimum;
+      plenty.pinned += held.pinned;
+      plenty.page_cache = held.page_cache;
     }
     return make_plan(table_, plenty, {}, options).minimum;
   }

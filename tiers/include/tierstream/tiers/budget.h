@@ -13,7 +13,7 @@ class Device;
 /// Bytes that each tier may hold. Never exceeded.
 struct Budget {
   std::uint64_t gpu = 0;         ///< slots, resident tensors, tensors outside the layers
-  std::uint64_t pinned = 0;      ///< the ring, and residents in host memory
+  std::uint64_t pinned = 0;      ///< the ring, and what stays in host memory without being a file's page
   std::uint64_t page_cache = 0;  ///< file pages that the program keeps
 
   bool operator==(const Budget&) const = default;

@@ -26,7 +26,7 @@ struct ChunkSpan {
   std::uint64_t count() const noexcept { return last - first + 1; }
 };
 
-/// Chunks of a table's files: what the page-cache tier keeps. A plain value.
+/// Chunks of a table's files: what stays in host memory. A plain value.
 class ChunkSet {
  public:
   /// A run of neighbours: file bytes [begin, end).
@@ -59,14 +59,16 @@ class ChunkSet {
   /// Where the stretch from `begin` on ends, `end` at most, that is all in the set or all outside it.
   std::uint64_t stretch_end(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const;
 
-  bool empty() const noexcept { return bytes_ == 0; }
-  std::uint64_t bytes() const noexcept { return bytes_; }
+  bool empty() const noexcept { return bytes() == 0; }
+  std::uint64_t bytes() const noexcept;
+  std::uint64_t bytes(std::uint32_t file) const noexcept { return files_[file].kept_bytes; }
   /// Runs of neighbours, cut at windows' edges, in the order of files and offsets.
   std::vector<Range> ranges() const;
 
  private:
   struct File {
     std::uint64_t bytes;
+    std::uint64_t kept_bytes;
     std::vector<std::uint8_t> chunks;  ///< not bool: asked for and counted in long runs
   };
   std::uint64_t bytes_of(std::uint32_t file, std::uint64_t chunk) const {
@@ -75,7 +77,6 @@ class ChunkSet {
 
   std::uint64_t chunk_bytes_ = kChunkBytes;
   std::vector<File> files_;
-  std::uint64_t bytes_ = 0;
 };
 
 }  // namespace tierstream

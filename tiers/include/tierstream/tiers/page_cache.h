@@ -47,8 +47,8 @@ class PageCache {
   virtual const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept = 0;
   /// Cuts copies where what is registered as one ends: none may cross that.
   virtual void split_at_edges(std::vector<MappedCopy>& copies) const = 0;
-  /// Reserved of the tier's budget.
-  virtual std::uint64_t reserved_bytes() const noexcept = 0;
+  /// Reserved of the tiers' budgets.
+  virtual Budget reserved_bytes() const noexcept = 0;
 
   /// Throws Error kFileChanged for a file that was written to or cut since the table was made. Any thread.
   virtual void check_files() const = 0;
@@ -66,6 +66,9 @@ class PageCache {
 /// devices read them where they lie. What is not locked the system may drop: `find_lost` has it read
 /// again; what is used before that comes by page faults.
 ///
+/// Of a file of another backend, which has no pages to map, it keeps a copy in memory of this process, read
+/// once through a storage of its own; that counts as pinned.
+///
 /// That of another plan takes over the mappings, and the runs that both plans keep.
 ///
 /// A file replaced by renaming goes on with its old content. A file cut while its pages are used raises
@@ -74,16 +77,20 @@ class PageCache {
 /// threads when a layer has become ready or has failed.
 class FilePageCache final : public PageCache {
  public:
-  /// Holds `budget` for the plan's chunks. `locks`: false leaves them to the system, which may drop them when
-  /// memory is short. Throws Error kOpenFailed, kFileChanged, kOutOfMemory. `table`,
-  /// `plan` and `device` outlive it. `before` (null: none), of the same table, device and budget, keeps from
-  /// then on nothing but its mappings: addresses of what both plans keep stay good; no copy from it is under
-  /// way, and nothing but `address`, `status` and its end is asked of it any more. What only `before` keeps is
-  /// given back as by `drop`.
-  FilePageCache(const LayerTable& table, const Plan& plan, Device& device, TierBudget& budget, bool locks,
+  struct Budgets {
+    TierBudget& page_cache;
+    TierBudget& pinned;  ///< for what has no file pages
+  };
+  /// Holds `budgets` for the plan's chunks. `locks`: false leaves file pages to the system, which may drop
+  /// them when memory is short. Throws Error kOpenFailed, kFileChanged, kOutOfMemory. `table`, `plan` and
+  /// `device` outlive it. `before` (null: none), of the same table, device and budgets, keeps from then on
+  /// nothing but its memory: addresses of what both plans keep stay good; no copy from it is under way, and
+  /// nothing but `address`, `status` and its end is asked of it any more. What only `before` keeps is given
+  /// back as by `drop`.
+  FilePageCache(const LayerTable& table, const Plan& plan, Device& device, const Budgets& budgets, bool locks,
                 std::function<void()> on_progress, FilePageCache* before = nullptr);
-  /// Ends its threads; copies from its memory must be done. Pages stay in the system's cache for whoever comes
-  /// next.
+  /// Ends its threads; copies from its memory must be done. Pages stay in the system's cache for whoever
+  /// comes next.
   ~FilePageCache() override;
 
   State state(std::uint32_t layer) const noexcept override;
@@ -93,7 +100,7 @@ class FilePageCache final : public PageCache {
   std::uint64_t take_read_bytes(std::uint32_t layer) noexcept override;
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override;
   void split_at_edges(std::vector<MappedCopy>& copies) const override;
-  std::uint64_t reserved_bytes() const noexcept override;
+  Budget reserved_bytes() const noexcept override;
 
   /// Compares sizes and times of change.
   void check_files() const override;

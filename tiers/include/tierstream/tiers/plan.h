@@ -51,7 +51,7 @@ struct Plan {
   std::uint64_t slot_bytes = 0;
   std::uint32_t slots = 0;
   TensorHomes homes;
-  ChunkSet page_cache;                 ///< what the page-cache tier keeps
+  ChunkSet kept;                       ///< what the page-cache tier keeps
   std::vector<LayerLayout> layers;     ///< by layer: what is streamed, in a slot
   std::vector<LayerLayout> residents;  ///< by layer: what stays on the device, each tensor apart
   std::uint64_t resident_bytes = 0;    ///< of the residents' memory

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <tierstream/io/layer_table.h>
+#include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/chunk_set.h>
 
 #include <cstdint>
@@ -46,18 +47,18 @@ class ResidentOrder {
   std::vector<ResidentCandidate> candidates_;
 };
 
-/// The order in which chunks are kept in the page cache: as even over the layers as that of the tensors, but
-/// from the end of each layer on, where tensors become resident last. Only files in the file system have
-/// chunks. Pure. `table` outlives it.
+/// The order in which chunks are kept in host memory: as even over the layers as that of the tensors, but
+/// from the end of each layer on, where tensors become resident last. Pure. `table` outlives it.
 class ChunkOrder {
  public:
   /// `in_place`: tensors that can be used where they are mapped are kept whole or not at all, because a part
   /// would have to be copied that could have been read to its place.
   ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chunk_bytes = kChunkBytes);
 
-  /// As long a beginning as `bytes` hold, behind the chunks of tensors that are mapped already, which are
-  /// kept whatever `bytes` says. Chunks whose bytes are all resident on the device are passed over.
-  ChunkSet choose(const TensorHomes& homes, std::uint64_t bytes) const;
+  /// Of files in the file system as long a beginning as `room.page_cache` holds, of those of other backends
+  /// as long a one as `room.pinned` does; before these the chunks of tensors that are mapped already, which
+  /// are kept whatever `room` says. Chunks whose bytes are all resident on the device are passed over.
+  ChunkSet choose(const TensorHomes& homes, const Budget& room) const;
 
  private:
   static constexpr std::uint32_t kNoTensor = std::numeric_limits<std::uint32_t>::max();
@@ -74,6 +75,9 @@ class ChunkOrder {
   std::vector<Entry> entries_;
   std::vector<std::uint32_t> order_;  // of these
 };
+
+/// What `chunks` take of each tier: of the page cache for files in the file system, else pinned memory.
+Budget bytes_by_tier(const LayerTable& table, const ChunkSet& chunks);
 
 /// Gives the tensors that `chunks` covers and that may be used where they are mapped that home.
 void use_where_mapped(const LayerTable& table, const ChunkSet& chunks, TensorHomes& homes);
