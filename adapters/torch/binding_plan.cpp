@@ -48,9 +48,11 @@ class Matcher {
     std::unordered_map<std::string_view, std::size_t> unmatched;
     for (std::size_t i = 0; i < layer.tensors.size(); ++i) unmatched.emplace(layer.tensors[i].name, i);
 
+    const bool is_outside = layer_index == outside_ && options_.rename_outside != nullptr;
+    const auto& rename = is_outside ? options_.rename_outside : options_.rename;
     for (const ModelWeight& weight : weights) {
       PlannedWeight& planned = find_or_add(layer_index, prefix, weight);
-      const auto found = unmatched.find(options_.rename ? options_.rename(weight.name) : weight.name);
+      const auto found = unmatched.find(rename ? rename(weight.name) : weight.name);
       if (found == unmatched.end()) continue;
       const PlannedSource source{layer_index, found->second};
       unmatched.erase(found);

@@ -143,6 +143,7 @@ LayerTable table_of_lists(const Checkpoint& checkpoint, const std::vector<std::s
 std::shared_ptr<StreamedWeights> stream_own_weights(const ModelWeights& model, const StreamOptions& options) {
   StreamOptions own = options;
   own.binding.rename = nullptr;
+  own.binding.rename_outside = nullptr;
   own.binding.allow_missing = true;
   return std::make_shared<StreamedWeights>(model, table_of(model), own, tensors_of(model));
 }

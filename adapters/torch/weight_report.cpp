@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <span>
+#include <utility>
 
 namespace tierstream {
 namespace {
@@ -20,6 +21,16 @@ void append(std::string& text, std::string_view kind, const std::vector<std::str
 }
 
 }  // namespace
+
+std::function<std::string(std::string_view)> rename_prefixes(
+    std::vector<std::pair<std::string, std::string>> rules) {
+  return [rules = std::move(rules)](std::string_view name) {
+    for (const auto& [from, to] : rules) {
+      if (name.starts_with(from)) return to + std::string(name.substr(from.size()));
+    }
+    return std::string(name);
+  };
+}
 
 std::string describe(const WeightReport& report) {
   std::string text;

@@ -290,6 +290,29 @@ TEST_F(StreamedLayersMismatch, IsNoneWhenNamesAreMapped) {
   EXPECT_TRUE(at::equal(model_->head->weight, tensors["head.weight_v2"]));
 }
 
+TEST_F(StreamedLayersMismatch, IsNoneWhenTheCheckpointHasTheListElsewhere) {
+  Tensors tensors;
+  for (const auto& [name, tensor] : tensors_of(*TinyModel(2))) {
+    tensors[name.starts_with("encoder.") ? "model." + name : "lm_" + name] = tensor;
+  }
+  const Checkpoint checkpoint = write_checkpoint(directory_, tensors);
+  const StreamedModel streamed =
+      stream(*model_, kPath, checkpoint,
+             {.streaming = tiny_streaming(checkpoint.layers("model.encoder.layer"), 1),
+              .binding = {.rename_outside = rename_prefixes({{"norm.", "model.norm."}, {"", "lm_"}})},
+              .rename_layers = rename_prefixes({{"", "model."}})});
+  const auto layer = streamed.layers<TinyLayerImpl>().acquire(1);
+  EXPECT_TRUE(at::equal(layer->norm->weight, tensors["model.encoder.layer.1.norm.weight"]));
+  EXPECT_TRUE(at::equal(model_->head->weight, tensors["lm_head.weight"]));
+}
+
+TEST(RenamePrefixes, TakesTheFirstRuleThatFits) {
+  const auto rename = rename_prefixes({{"lm_head.", "lm_head."}, {"a.", "b.c."}});
+  EXPECT_EQ(rename("lm_head.weight"), "lm_head.weight");
+  EXPECT_EQ(rename("a.a.weight"), "b.c.a.weight");
+  EXPECT_EQ(rename("other"), "other");
+}
+
 TEST_F(StreamedLayersMismatch, IsNoneWhenASharedWeightIsStoredOutsideTheLayers) {
   model_->layer(1)->linear = model_->layer(1)->replace_module("linear", model_->head);
   Tensors tensors = tensors_of(*model_);

@@ -3,6 +3,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace tierstream {
@@ -11,6 +12,8 @@ struct BindOptions {
   /// The checkpoint's name for a weight of the module. For a layer's weights both are names within the layer.
   /// Empty: the names are the same.
   std::function<std::string(std::string_view module_name)> rename = {};
+  /// The same for weights outside the layers. Empty: `rename`.
+  std::function<std::string(std::string_view module_name)> rename_outside = {};
   /// Tensors of the checkpoint that the module has no place for are no error. Those in layers still travel.
   bool allow_unexpected = false;
   /// Parameters that the checkpoint lacks keep the module's values and move to the device, as buffers do.
@@ -20,6 +23,12 @@ struct BindOptions {
   /// copied once more on the device, into memory for it.
   bool poison = false;
 };
+
+/// A function that renames by rules: the first one whose first part a name begins with replaces that part by
+/// its second. {{"lm_head.", "lm_head."}, {"", "model."}} puts "model." before all names but those of
+/// lm_head.
+std::function<std::string(std::string_view)> rename_prefixes(
+    std::vector<std::pair<std::string, std::string>> rules);
 
 /// Where a module and a checkpoint differ: the full names, in order.
 struct WeightReport {
