@@ -59,8 +59,12 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
     for (LayerLayout& layout : plan_.layers) pages_->split_at_edges(layout.mapped_copies);
   }
   // Here and not earlier: what the ring needs comes first.
-  if (ground.device.traits().is_host) return;
-  ram_ = RamWeights(ground.table, plan_.homes, ground.device, ground.pinned);
+  if (!ground.device.traits().is_host) register_ram();
+  if (pages_) pages_->begin();
+}
+
+void Staging::register_ram() {
+  ram_ = RamWeights(ground_.table, plan_.homes, ground_.device, ground_.pinned);
   for (LayerLayout& layout : plan_.layers) ram_.split_at_edges(layout.memory_copies);
   for (std::uint32_t layer = 0; layer < plan_.layers.size(); ++layer) {
     ram_.split_at_edges(residents_.missing(layer).memory_copies);

@@ -101,6 +101,7 @@ class Staging {
  private:
   Residents::Shared hand_over(const Plan& next);
   std::unique_ptr<PageCache> make_pages(Staging* before) const;
+  void register_ram();
   void free_unleased() noexcept;
 
   const StagingGround ground_;

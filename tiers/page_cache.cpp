@@ -29,6 +29,7 @@ class FilePageCache::Loader {
       : table_(table),
         device_(device),
         locks_(locks),
+        request_bytes_(plan.rules.request_bytes),
         on_progress_(std::move(on_progress)),
         files_(table.files.size()),
         brought_(plan.kept),
@@ -57,10 +58,13 @@ class FilePageCache::Loader {
         if (!runs_[run].is_ready) queue(run);
       }
     }
+  }
+
+  void begin() {
     if (runs_.empty()) return;
     for (std::size_t i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this, request_bytes = plan.rules.request_bytes](const std::stop_token& stop) {
-        Reader reader(table_, request_bytes);
+      threads_.emplace_back([this](const std::stop_token& stop) {
+        Reader reader(table_, request_bytes_);
         work(stop, reader);
       });
     }
@@ -316,7 +320,11 @@ class FilePageCache::Loader {
     const KeptFile& file = *files_[run.range.file];
     const std::string lock_refusal = file.lock(run.range.begin, bytes, locks_);
     std::string refusal;
-    run.registration = device_.register_host({begin, bytes}, refusal, file.access());
+    {
+      // One at a time, as the driver does it anyhow: the first layer's copies then wait for one, not for four.
+      const std::scoped_lock lock(registering_);
+      run.registration = device_.register_host({begin, bytes}, refusal, file.access());
+    }
     const std::scoped_lock lock(mutex_);
     run.is_locked = lock_refusal.empty();
     if (run.is_locked) {
@@ -358,6 +366,7 @@ class FilePageCache::Loader {
   const LayerTable& table_;
   Device& device_;
   const bool locks_;
+  const std::uint64_t request_bytes_;
   Reservation page_cache_;
   Reservation pinned_;
   const std::function<void()> on_progress_;
@@ -366,6 +375,7 @@ class FilePageCache::Loader {
   std::deque<LayerState> layers_;
   std::deque<Run> runs_;  // in the order of files and offsets
 
+  std::mutex registering_;
   mutable std::mutex mutex_;
   std::condition_variable_any work_to_do_;
   std::deque<std::size_t> queue_;  // runs with pieces to read, most urgent first
@@ -381,6 +391,7 @@ FilePageCache::FilePageCache(const LayerTable& table, const Plan& plan, Device& 
 
 FilePageCache::~FilePageCache() = default;
 
+void FilePageCache::begin() { loader_->begin(); }
 PageCache::State FilePageCache::state(std::uint32_t layer) const noexcept { return loader_->state(layer); }
 void FilePageCache::ask_for(std::uint32_t layer) { loader_->ask_for(layer); }
 std::exception_ptr FilePageCache::error(std::uint32_t layer) const { return loader_->error(layer); }

@@ -181,6 +181,7 @@ class LinkedDevice final : public Device {
 /// Pages that are there already, at addresses that nobody reads.
 class WarmPages final : public PageCache {
  public:
+  void begin() override {}
   State state(std::uint32_t) const noexcept override { return State::kReady; }
   void ask_for(std::uint32_t) override {}
   std::exception_ptr error(std::uint32_t) const override { return nullptr; }

@@ -69,6 +69,7 @@ class FilePageCacheTest : public ::testing::Test {
           progress_.notify_all();
         },
         std::exchange(pages_, nullptr).get());
+    pages_->begin();
   }
   void wait_for(std::uint32_t layer) {
     for (;;) {

@@ -68,6 +68,7 @@ class SimulatedPageCache final : public PageCache {
     states_[index] = State::kReady;
   }
 
+  void begin() override {}
   State state(std::uint32_t layer) const noexcept override { return states_[layer]; }
   void ask_for(std::uint32_t layer) override {
     if (states_[layer] == State::kFailed) states_[layer] = State::kComing;

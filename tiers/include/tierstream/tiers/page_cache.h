@@ -31,6 +31,9 @@ class PageCache {
 
   virtual ~PageCache() = default;
 
+  /// Starts bringing what is kept. Called once, when nothing else is to be allocated on the device: while a
+  /// device registers memory, whoever asks it for something waits.
+  virtual void begin() = 0;
   /// Of everything that the plan keeps of `layer`. Ready stays ready.
   virtual State state(std::uint32_t layer) const noexcept = 0;
   /// Makes `layer` the next to come; one that failed is tried again.
@@ -93,6 +96,7 @@ class FilePageCache final : public PageCache {
   /// comes next.
   ~FilePageCache() override;
 
+  void begin() override;
   State state(std::uint32_t layer) const noexcept override;
   void ask_for(std::uint32_t layer) override;
   std::exception_ptr error(std::uint32_t layer) const override;
