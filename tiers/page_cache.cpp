@@ -321,7 +321,7 @@ class FilePageCache::Loader {
     const std::string lock_refusal = file.lock(run.range.begin, bytes, locks_);
     std::string refusal;
     {
-      // One at a time, as the driver does it anyhow: the first layer's copies then wait for one, not for four.
+      // One at a time, as the driver does it anyhow: the first copies then wait for one, not for four.
       const std::scoped_lock lock(registering_);
       run.registration = device_.register_host({begin, bytes}, refusal, file.access());
     }

@@ -23,6 +23,15 @@ std::uintptr_t end_page(std::span<const std::byte> memory) {
 std::span<const std::byte> pages_of(std::uintptr_t begin, std::uintptr_t end) {
   return {reinterpret_cast<const std::byte*>(begin), end - begin};
 }
+/// From `begin` to `end`, less the pages of which only a part lies there: empty where there are no others.
+std::span<const std::byte> whole_pages(std::uintptr_t begin, std::uintptr_t end) {
+  const std::uintptr_t first = (begin + kPageBytes - 1) / kPageBytes * kPageBytes;
+  return pages_of(first, std::max(first, end / kPageBytes * kPageBytes));
+}
+std::uintptr_t begin_of(std::span<const std::byte> memory) {
+  return reinterpret_cast<std::uintptr_t>(memory.data());
+}
+std::uintptr_t end_of(std::span<const std::byte> memory) { return begin_of(memory) + memory.size(); }
 
 std::optional<std::span<const std::byte>> memory_of(const TensorSpec& tensor) {
   const auto* data = std::get_if<const std::byte*>(&tensor.source);
@@ -37,15 +46,16 @@ std::vector<PageRange> page_ranges(std::vector<std::span<const std::byte>> tenso
   std::vector<PageRange> ranges;
   std::uintptr_t end = 0;
   for (const std::span<const std::byte> tensor : tensors) {
-    if (ranges.empty() || first_page(tensor) > end) {
-      ranges.push_back({pages_of(first_page(tensor), end_page(tensor)), {}});
-      end = end_page(tensor);
+    if (ranges.empty() || first_page(tensor) > (end + kPageBytes - 1) / kPageBytes * kPageBytes) {
+      ranges.emplace_back();
+      end = 0;
     }
-    end = std::max(end, end_page(tensor));
+    end = std::max(end, end_of(tensor));
     PageRange& range = ranges.back();
-    range.pages = pages_of(first_page(range.pages), end);
     range.tensors.push_back(tensor);
+    range.pages = whole_pages(begin_of(range.tensors.front()), end);
   }
+  std::erase_if(ranges, [](const PageRange& range) { return range.pages.empty(); });
   return ranges;
 }
 
@@ -138,8 +148,8 @@ void RamWeights::add(Device& device, const PageRange& range) {
   if (range.tensors.size() == 1) return;
   std::uintptr_t end = 0;
   for (const std::span<const std::byte> tensor : range.tensors) {
-    if (first_page(tensor) < end) continue;  // shares a page with what is registered now
-    if (try_register(device, pages_of(first_page(tensor), end_page(tensor)))) end = end_page(tensor);
+    const std::span<const std::byte> pages = whole_pages(std::max(begin_of(tensor), end), end_of(tensor));
+    if (!pages.empty() && try_register(device, pages)) end = end_of(pages);
   }
 }
 

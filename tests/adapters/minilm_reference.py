@@ -2,7 +2,7 @@
 
 Usage: minilm_reference.py MINILM_PROGRAM MODEL_DIR
 
-Exit codes: 0 they agree; 77 skipped, because transformers is not installed; others: they differ, or an error.
+Exit codes: 0 they agree; 77 skipped, because transformers or the model is not installed; others: they differ, or an error.
 """
 
 import json

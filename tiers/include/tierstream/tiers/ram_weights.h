@@ -14,14 +14,15 @@
 
 namespace tierstream {
 
-/// Memory of whole pages, and the tensors within it.
+/// Memory of whole pages, and the tensors that have a part in it.
 struct PageRange {
   std::span<const std::byte> pages;
   std::vector<std::span<const std::byte>> tensors;  ///< by address
 };
 
 /// The pages of `tensors`, those joined that share one or follow each other: a page cannot be registered
-/// twice.
+/// twice. A page of which the tensors have the last or the first part alone is left out: the rest of it is
+/// somebody else's, whose copies would fail where they cross the edge of what is registered.
 std::vector<PageRange> page_ranges(std::vector<std::span<const std::byte>> tensors);
 
 /// Memory that files are mapped to for this process alone, as some loaders do: registering that would copy
