@@ -146,9 +146,9 @@ void Staging::retire() noexcept {
   is_retired_ = true;
   hand_off_.retire();
   for (std::uint32_t layer = 0; layer < plan_.layers.size(); ++layer) {
-    if (loop_->is_there(layer)) residents_.set_there(layer);
+    if (loop_.is_there(layer)) residents_.set_there(layer);
   }
-  loop_.reset();
+  loop_.let_go();  // its events are still asked by whoever was just granted a layer
   copies_.reset();  // its thread tells the storage, which may go next
   ring_.reset();
   ram_ = {};
@@ -186,7 +186,9 @@ void Staging::forget(std::size_t layer) noexcept {
 
 std::unique_ptr<PageCache> Staging::make_pages(Staging* before) const {
   if (plan_.kept.empty()) return nullptr;
-  return ground_.make_pages(plan_, before != nullptr ? before->pages_.get() : nullptr);
+  if (before == nullptr) return ground_.make_pages(plan_, nullptr);
+  const std::scoped_lock lock(before->freeing_);  // the end of its last lease may free them
+  return ground_.make_pages(plan_, before->pages_.get());
 }
 
 Residents::Shared Staging::hand_over(const Plan& next) {

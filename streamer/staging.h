@@ -60,7 +60,7 @@ class Staging {
   std::uint64_t generation() const noexcept { return generation_; }
   HandOff& hand_off() noexcept { return hand_off_; }
   /// Until it is retired.
-  StagingLoop& loop() noexcept { return *loop_; }
+  StagingLoop& loop() noexcept { return loop_; }
   /// Null once retired.
   const PinnedRing* ring() const noexcept { return ring_ ? &*ring_ : nullptr; }
   /// Null where the plan keeps no pages, and once retired.
@@ -117,7 +117,7 @@ class Staging {
   SlotArena slots_;
   std::unique_ptr<CopyQueue> copies_;
   HandOff hand_off_;
-  std::optional<StagingLoop> loop_;  // holds blocks of the ring
+  StagingLoop loop_;  // holds blocks of the ring
   PageCacheStatus last_pages_;       // once retired
 
   mutable std::mutex freeing_;  // guards what follows, and what is kept once retired

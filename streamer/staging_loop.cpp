@@ -99,6 +99,10 @@ bool StagingLoop::drained() const {
          std::ranges::all_of(targets_, [](const Target& target) { return target.ready->done(); });
 }
 
+void StagingLoop::let_go() noexcept {
+  for (BlockUse& use : blocks_) use.block.reset();
+}
+
 // --- Reads and copies that have ended ---
 
 void StagingLoop::finish_reads() {
@@ -368,6 +372,7 @@ const LayerLayout& StagingLoop::streamed_layout(std::uint32_t layer) {
   if (!layout) {
     layout = make_layer_layout(parts_.table.layers[layer], parts_.table.files, parts_.plan.rules,
                                {parts_.plan.homes[layer]});
+    layout->memory_copies = mapped.memory_copies;  // which are cut where what is registered ends
   }
   return *layout;
 }

@@ -65,6 +65,8 @@ class StagingLoop {
   void stop();
   /// After `stop`: neither reads nor copies are under way.
   bool drained() const;
+  /// Drained: gives the ring's blocks back. It is not stepped any more.
+  void let_go() noexcept;
   /// What stays of `layer`, or outside the layers, has come.
   bool is_there(std::uint32_t layer) const { return staying(layer).stage == Target::Stage::kPublished; }
 

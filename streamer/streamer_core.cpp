@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 #include <tierstream/io/error.h>
-#include <tierstream/io/file_backends.h>
 #include <tierstream/tiers/cpu_device.h>
 
 #include <algorithm>
@@ -16,28 +15,6 @@
 
 namespace tierstream {
 namespace {
-
-/// Opens the table's files in their order and refuses those that changed since the table was made.
-std::unique_ptr<StorageBackend> open_files(const LayerTable& table) {
-  if (table.files.empty())
-    return make_memory_backend(std::make_shared<MemoryFiles>());  // never asked to read
-  if (!table.open_storage) {
-    throw Error(Errc::kInvalidArgument, "the layer table names files but no storage to open them");
-  }
-  std::unique_ptr<StorageBackend> storage = table.open_storage();
-  for (const SourceFile& file : table.files) {
-    const FileInfo& info = storage->info(storage->open(file.path));
-    if (info.bytes == file.info.bytes && info.version == file.info.version) continue;
-    ErrorPlace place{.file = file.path};
-    if (info.bytes != file.info.bytes) {
-      place.expected_bytes = file.info.bytes;
-      place.actual_bytes = info.bytes;
-    }
-    throw Error(Errc::kFileChanged, "the file was changed or replaced after the checkpoint was opened",
-                std::move(place));
-  }
-  return storage;
-}
 
 /// The machine's limits, before anything is allocated: memory that is given out untouched would be missed
 /// only when it is written to, by an end of the process.
@@ -189,13 +166,7 @@ void StreamerCore::stop() noexcept {
 void StreamerCore::close() {
   const std::scoped_lock staging_lock(staging_mutex_);
   if (state_ == State::kClosed) return;
-  if (const std::uint32_t leases = staging_->hand_off().leases(); leases != 0) {
-    throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before close()", leases));
-  }
-  if (held() != Budget{} || leases_of_before()) {
-    throw Error(Errc::kLeasesOutstanding,
-                "leases of before the budget was changed are out; end them before close()");
-  }
+  refuse_beside_leases("close()");
   stop();
   final_path_ = path_of(*staging_);
   final_pages_ = staging_->page_cache_status();
@@ -217,6 +188,16 @@ void StreamerCore::close() {
   outside_reservation_ = {};
   if (!hang_.empty()) (void)storage_.release();  // somebody may still tell it of a copy
   storage_.reset();
+}
+
+void StreamerCore::refuse_beside_leases(std::string_view what) const {
+  if (const std::uint32_t leases = staging_->hand_off().leases(); leases != 0) {
+    throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before {}", leases, what));
+  }
+  if (held() != Budget{} || leases_of_before()) {
+    throw Error(Errc::kLeasesOutstanding,
+                fmt::format("leases of before the budget was changed are out; end them before {}", what));
+  }
 }
 
 void StreamerCore::refuse_unless_running() const {
@@ -271,9 +252,9 @@ void StreamerCore::begin_staging(Plan plan) {
   }
   next->hand_off().carry_on(before->hand_off());
   staging_ = std::move(next);
-  populating_ = std::jthread([staging = staging_.get()](auto stop) { staging->populate(stop); });
   thread_->start(*staging_,
                  [this, staging = staging_.get()] { staging->register_memory(options_.register_slots); });
+  populate();
 }
 
 /// As much of the budget as leases of before leave. Where that is too little, nothing is staged until they
@@ -293,7 +274,7 @@ void StreamerCore::begin_staging_in_room() {
     needed.gpu -= std::min(needed.gpu, outside_reservation_.bytes());
     refuse_more_than_there_is(needed, *device_);
   } catch (const Error& error) {
-    staging_->free_kept(true);
+    staging_->free_kept(!leases_of_before());
     if (is_crowded_ && error.errc() == Errc::kBudgetTooSmall) return;
     throw;
   }
@@ -316,9 +297,7 @@ Budget StreamerCore::set_budget(const Budget& budget) {
 void StreamerCore::replace(std::span<const TensorChange> changes) {
   const std::scoped_lock lock(staging_mutex_);
   refuse_unless_running();
-  if (staging_->hand_off().leases() != 0 || held() != Budget{}) {
-    throw Error(Errc::kLeasesOutstanding, "leases are out; end them before tensors are replaced");
-  }
+  refuse_beside_leases("tensors are replaced");
   std::vector<Layer> layers = table_.layers;
   for (const TensorChange& change : changes) {
     TensorSpec& tensor = layers.at(change.layer).tensors.at(change.tensor);
@@ -328,16 +307,20 @@ void StreamerCore::replace(std::span<const TensorChange> changes) {
   (void)make_plan_for(changed, options_.budget);  // one that is too small changes nothing
   end_staging();
   for (const TensorChange& change : changes) staging_->forget(change.layer);
-  table_.layers = std::move(layers);
-  begin_staging_in_room();
+  std::swap(table_.layers, layers);
+  try {
+    begin_staging_in_room();
+  } catch (...) {
+    std::swap(table_.layers, layers);
+    throw;
+  }
 }
 
 Budget StreamerCore::park() {
   const std::scoped_lock lock(staging_mutex_);
   refuse_unless_running();
   end_staging();
-  staging_->free_kept(true);
-  before_.clear();  // the next Staging takes nothing over
+  staging_->free_kept(!leases_of_before());
   state_ = State::kParked;
   outside_ = {};
   outside_reservation_ = {};
@@ -417,7 +400,7 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
   device_->refuse_capture(stream);
   const std::scoped_lock staging_lock(staging_mutex_);
   refuse_unless_running();
-  if (is_crowded_ && held() == Budget{} && !leases_of_before()) {
+  if (is_crowded_ && staging_->hand_off().leases() == 0 && held() == Budget{} && !leases_of_before()) {
     end_staging();
     begin_staging_in_room();
   }

@@ -86,6 +86,7 @@ class StreamerCore {
   void begin_staging_in_room();
   void end_staging();
   void refuse_unless_running() const;
+  void refuse_beside_leases(std::string_view what) const;
   Budget held() const noexcept;
   bool leases_of_before() const noexcept;
   void wait_for(HandOff& hand_off, std::uint32_t layer, const Event* ready, Stream stream);

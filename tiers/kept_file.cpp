@@ -88,9 +88,9 @@ class FileMapping final : public KeptFile {
     throw changed(bytes);
   }
 
-  bool is_there(std::uint64_t begin, std::uint64_t end, bool unknown) const noexcept override {
+  bool is_there(std::uint64_t begin, std::uint64_t end, bool was_there) const noexcept override {
     const std::optional<CachedPages> pages = cached_pages(file_, begin, end - begin);
-    return pages ? pages->all() : unknown;
+    return pages ? pages->all() : was_there;
   }
 
   void drop(std::uint64_t begin, std::uint64_t bytes) const noexcept override {
@@ -159,9 +159,7 @@ class PinnedFile final : public KeptFile {
   }
   ~PinnedFile() override { ::munmap(const_cast<std::byte*>(data_), bytes_); }
 
-  bool is_there(std::uint64_t, std::uint64_t, bool looks_for_lost) const noexcept override {
-    return looks_for_lost;
-  }
+  bool is_there(std::uint64_t, std::uint64_t, bool was_there) const noexcept override { return was_there; }
   void read(std::uint64_t begin, std::uint64_t end, Reader& reader) const override {
     const std::uint64_t bytes = (end - begin + alignment_ - 1) / alignment_ * alignment_;
     reader.read(file_, begin, {const_cast<std::byte*>(data_ + begin), bytes});
@@ -187,7 +185,7 @@ const char* mapped_file_at(const void* address) noexcept {
 }
 
 void Reader::read(std::uint32_t file, std::uint64_t begin, std::span<std::byte> memory) {
-  if (!storage_) open();
+  if (!storage_) storage_ = open_files(table_);
   std::array<Completion, 16> completions;
   std::error_code error;
   std::span<std::byte> rest = memory;
@@ -206,11 +204,6 @@ void Reader::read(std::uint32_t file, std::uint64_t begin, std::span<std::byte> 
   if (!error) return;
   throw Error(Errc::kReadFailed, "cannot read into pinned memory",
               {.file = table_.files[file].path, .offset = begin}, error);
-}
-
-void Reader::open() {
-  storage_ = table_.open_storage();
-  for (const SourceFile& source : table_.files) storage_->open(source.path);
 }
 
 void KeptFile::release(std::uint64_t begin, std::uint64_t bytes) const noexcept {

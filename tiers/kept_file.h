@@ -27,8 +27,6 @@ class Reader {
   void read(std::uint32_t file, std::uint64_t begin, std::span<std::byte> memory);
 
  private:
-  void open();
-
   const LayerTable& table_;
   const std::uint64_t request_bytes_;
   std::vector<std::byte> scratch_;
@@ -43,8 +41,8 @@ class KeptFile {
   const std::byte* data() const noexcept { return data_; }
   /// Throws Error kFileChanged.
   virtual void check_unchanged() const {}
-  /// `unknown`: the answer where the kernel does not say.
-  virtual bool is_there(std::uint64_t begin, std::uint64_t end, bool unknown) const noexcept = 0;
+  /// `was_there`: it was once; the answer where nobody else can say.
+  virtual bool is_there(std::uint64_t begin, std::uint64_t end, bool was_there) const noexcept = 0;
   /// Brings file bytes, which are not there.
   virtual void read(std::uint64_t begin, std::uint64_t end, Reader& reader) const = 0;
   /// Locks pages in memory, or says why not.

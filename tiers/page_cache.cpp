@@ -43,6 +43,7 @@ class FilePageCache::Loader {
     }
     std::deque<Run> left;
     if (before != nullptr) {
+      before->threads_.clear();  // they note what they have brought
       brought_ = before->brought_;
       brought_.keep_only(plan.kept);
       left = before->give_up(plan.kept);
@@ -51,6 +52,7 @@ class FilePageCache::Loader {
     page_cache_ = budgets.page_cache.reserve(bytes.page_cache, "the kept pages");
     pinned_ = budgets.pinned.reserve(bytes.pinned, "what is kept in pinned memory");
     for (const ChunkSet::Range& range : ranges) add_runs(range, left);
+    if (before != nullptr) take_over_status(before->status_);
     left.clear();  // what it still has registered would be in the way of the new runs
     for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) find_runs_of(table, plan, layer);
     for (std::uint32_t layer = 0; layer < layers_.size(); ++layer) {
@@ -217,6 +219,21 @@ class FilePageCache::Loader {
     add_new(begin, range.end);
   }
 
+  /// Runs that were refused something go on without it.
+  void take_over_status(const PageCacheStatus& before) {
+    status_.lost_bytes = before.lost_bytes;
+    const auto lacks = [&](auto part) {
+      return std::ranges::any_of(runs_, [&](const Run& run) { return run.is_ready && !(run.*part); });
+    };
+    if (lacks(&Run::is_locked)) status_.lock_refusal = before.lock_refusal;
+    if (lacks(&Run::registration)) status_.registration_refusal = before.registration_refusal;
+  }
+
+  /// This one, or one before it, has read all of that piece.
+  bool is_brought(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const {
+    return brought_.contains(file, brought_.chunk_of(begin)) && brought_.stretch_end(file, begin, end) == end;
+  }
+
   /// The first run that ends behind `offset`.
   std::deque<Run>::const_iterator run_at(std::uint32_t file, std::uint64_t offset) const {
     return std::ranges::upper_bound(runs_, std::pair(file, offset), {},
@@ -269,9 +286,10 @@ class FilePageCache::Loader {
       if (end == run.range.end) queue_.pop_front();
       ++run.under_way;
       const bool looks_for_lost = run.is_ready;
+      const bool was_there = looks_for_lost || is_brought(run.range.file, begin, end);
       lock.unlock();
       const KeptFile& file = *files_[run.range.file];
-      const bool is_there = file.is_there(begin, end, looks_for_lost);
+      const bool is_there = file.is_there(begin, end, was_there);
       std::exception_ptr error;
       try {
         if (!is_there) file.read(begin, end, reader);

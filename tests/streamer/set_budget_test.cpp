@@ -211,6 +211,26 @@ TEST_P(SetBudgetTest, ABudgetThatIsTooSmallChangesNothing) {
   walk(streamer);
 }
 
+TEST_P(SetBudgetTest, ALeaseKeepsItsBytesThroughParkAndResume) {
+  for (const Budget& after : {budget_of(2), budget_of(3), budget_of(30)}) {
+    Streamer streamer = make(budget_of(30, 6 * kMiB));
+    walk(streamer);
+    std::optional<Lease> held = streamer.acquire(1);  // all of it stays on the device
+    (void)streamer.park();
+    streamer.set_budget(after);
+    streamer.resume();
+    for (const std::size_t layer : {0u, 2u, 5u}) EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(layer)));
+    EXPECT_TRUE(model_.has_right_bytes(*held));
+    const std::vector<std::byte> other = pattern_bytes(7, kMiB);
+    const std::array changes{TensorChange{1, 2, DType::kU8, {kMiB}, kMiB, other.data()}};
+    expect_throws(Errc::kLeasesOutstanding, HasSubstr("end them before tensors are replaced"),
+                  [&] { streamer.replace(changes); });
+    held.reset();
+    walk(streamer);
+    EXPECT_LE(streamer.plan().used.gpu, after.gpu);
+  }
+}
+
 TEST_P(SetBudgetTest, ParkingGivesEverythingBackUntilResume) {
   Streamer streamer = make(budget_of(2, 6 * kMiB));
   walk(streamer);

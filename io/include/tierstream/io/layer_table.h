@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <variant>
@@ -57,5 +58,9 @@ struct LayerTable {
   std::vector<Layer> layers;
   Layer outside;  ///< tensors of the model that belong to no layer; they stay on the device
 };
+
+/// A storage of its own, with the table's files open in their order. Throws Error kFileChanged for one that
+/// changed since the table was made, kInvalidArgument without `open_storage`, and what opening throws.
+std::unique_ptr<StorageBackend> open_files(const LayerTable& table);
 
 }  // namespace tierstream
