@@ -212,7 +212,8 @@ TEST_P(SetBudgetTest, ABudgetThatIsTooSmallChangesNothing) {
 }
 
 TEST_P(SetBudgetTest, ALeaseKeepsItsBytesThroughParkAndResume) {
-  for (const Budget& after : {budget_of(2), budget_of(3), budget_of(30)}) {
+  for (const std::uint64_t layers : {2u, 3u, 30u}) {
+    const Budget after = budget_of(layers, 6 * kMiB);
     Streamer streamer = make(budget_of(30, 6 * kMiB));
     walk(streamer);
     std::optional<Lease> held = streamer.acquire(1);  // all of it stays on the device

@@ -1,16 +1,16 @@
 #pragma once
 
+#include <tierstream/io/dtype.h>
+#include <tierstream/io/storage_backend.h>
+
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
-
-#include <tierstream/io/dtype.h>
-#include <tierstream/io/storage_backend.h>
 
 namespace tierstream {
 
