@@ -32,9 +32,9 @@ namespace {
 using llama::KvCache;
 using llama::LlamaConfig;
 using llama::LlamaFiles;
-using llama::LlamaWeights;
-using llama::ResidentWeights;
-using llama::StreamedWeights;
+using llama::LlamaRun;
+using llama::ResidentLlama;
+using llama::StreamedLlama;
 
 constexpr std::uint64_t kRingBytes = 64u << 20;
 constexpr std::uint64_t kPlenty = std::uint64_t{1} << 62;
@@ -67,19 +67,19 @@ struct Work {
   at::Tensor expected = {};
 
   static Work make(const char* name, const LlamaFiles& files, std::int64_t tokens, std::int64_t before,
-                   LlamaWeights& plain) {
+                   LlamaRun& plain) {
     Work work{name, at::arange(tokens) % 50, KvCache(files.config, before + tokens, at::kBFloat16)};
     if (before > 0) plain.forward(at::arange(before) % 70, work.before, 1);
     work.expected = work.run(plain);
     return work;
   }
 
-  at::Tensor run(LlamaWeights& weights) const {
+  at::Tensor run(LlamaRun& weights) const {
     KvCache cache = before;  // shares its memory: each run writes the same places
     return weights.forward(ids, cache, 1);
   }
   /// Seconds; throws Error kInternal when other bits come out than of plain LibTorch.
-  double time(LlamaWeights& weights) const {
+  double time(LlamaRun& weights) const {
     at::Tensor logits;
     const double seconds = seconds_of([&] { logits = run(weights); });
     if (!at::equal(logits, expected))
@@ -88,7 +88,7 @@ struct Work {
   }
   /// The same in a steady state: a run before it, untimed, leaves staged and cached what one leaves to the
   /// next.
-  double time_steady(LlamaWeights& weights) const {
+  double time_steady(LlamaRun& weights) const {
     time(weights);
     return time(weights);
   }
@@ -118,12 +118,12 @@ class MappedWeights {
     weights_.reset();
     ::munmap(data_, bytes_);
   }
-  LlamaWeights& operator*() { return *weights_; }
+  LlamaRun& operator*() { return *weights_; }
 
  private:
   void* data_ = MAP_FAILED;
   std::size_t bytes_ = 0;
-  std::optional<ResidentWeights> weights_;
+  std::optional<ResidentLlama> weights_;
 };
 
 struct Case {
@@ -188,7 +188,7 @@ class LlamaBench {
 
   void measure(benchmark::State& state, const Work& work, const Case& how) {
     set_cache(how.cold);
-    StreamedWeights weights(files_, {.budget = budget_of(how, files_)});
+    StreamedLlama weights(files_, {.budget = budget_of(how, files_)});
     work.time(weights);  // brings what stays
     const std::uint64_t read_bytes = weights.streamer().plan().disk_bytes;
     std::vector<double> subject_seconds;
@@ -259,7 +259,7 @@ class LlamaBench {
   SyntheticSpec spec_;
   BenchCheckpoint checkpoint_;
   LlamaFiles files_;
-  ResidentWeights plain_;
+  ResidentLlama plain_;
   ByteRange range_;
   RawReading cached_{};
   RawReading direct_{};

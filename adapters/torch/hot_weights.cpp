@@ -7,6 +7,7 @@
 #include <tierstream/io/error.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "landing_buffers.h"
 #include "placeholders.h"
@@ -71,41 +72,61 @@ ModelBinding::StreamedWeight* ModelBinding::find_in_checkpoint(std::string_view 
   return nullptr;
 }
 
+namespace {
+
+/// Of `weight`: B A is a matrix of its shape.
+bool fits(const LoraWeight& change, const at::Tensor& weight) {
+  return change.a.dim() == 2 && change.b.dim() == 2 && change.a.size(0) == change.b.size(1) &&
+         weight.dim() == 2 && c10::isFloatingType(weight.scalar_type()) &&
+         weight.size(0) == change.b.size(0) && weight.size(1) == change.a.size(1);
+}
+
+}  // namespace
+
 ModelBinding::LoraId ModelBinding::add_lora(const Lora& lora, double strength) {
   refuse_leases();
   std::vector<std::string> unlike;
   std::vector<StreamedWeight*> targets;
   for (const LoraWeight& change : lora.weights) {
     StreamedWeight* const target = find_in_checkpoint(change.name);
-    const bool fits = target != nullptr && target->like.dim() == 2 &&
-                      c10::isFloatingType(target->like.scalar_type()) &&
-                      target->like.size(0) == change.b.size(0) && target->like.size(1) == change.a.size(1);
-    if (!fits) unlike.push_back(change.name);
+    if (target == nullptr || !fits(change, target->like)) unlike.push_back(change.name);
     targets.push_back(target);
   }
   if (!unlike.empty()) {
     WeightReport report{.missing = {}, .unexpected = {}, .unlike = std::move(unlike)};
     throw Error(Errc::kWeightMismatch, "the LoRA does not fit the streamed weights: " + describe(report));
   }
-  const c10::InferenceMode ordinary_tensors(false);
-  std::vector<AppliedLora> made;
   for (std::size_t i = 0; i < targets.size(); ++i) {
     const LoraWeight& change = lora.weights[i];
-    const auto options = at::TensorOptions(targets[i]->like.scalar_type()).device(device_);
-    made.push_back({next_lora_, change.a.to(options, false, true), change.b.to(options, false, true),
-                    strength * change.scaling});
+    targets[i]->loras.push_back({next_lora_, change.a, change.b, strength * change.scaling});
   }
-  synchronize(device_);  // whatever stream uses them next, they are there
-  for (std::size_t i = 0; i < targets.size(); ++i) targets[i]->loras.push_back(std::move(made[i]));
   set_landing();
   return next_lora_++;
+}
+
+void ModelBinding::load_lora(LoraId id) {
+  const c10::InferenceMode ordinary_tensors(false);
+  for (LayerState& layer : layers_) {
+    for (StreamedWeight& weight : layer.weights) {
+      const auto options = at::TensorOptions(weight.like.scalar_type()).device(device_);
+      for (AppliedLora& lora : weight.loras) {
+        if (lora.id != id) continue;
+        lora.a = lora.a.to(options, /*non_blocking=*/false, /*copy=*/true);
+        lora.b = lora.b.to(options, /*non_blocking=*/false, /*copy=*/true);
+      }
+    }
+  }
+  synchronize(device_);  // whatever stream uses them next, they are there
 }
 
 std::uint64_t ModelBinding::lora_bytes() const noexcept {
   std::uint64_t bytes = 0;
   for (const LayerState& layer : layers_) {
     for (const StreamedWeight& weight : layer.weights) {
-      for (const AppliedLora& lora : weight.loras) bytes += lora.a.nbytes() + lora.b.nbytes();
+      for (const AppliedLora& lora : weight.loras) {
+        const auto elements = static_cast<std::uint64_t>(lora.a.numel() + lora.b.numel());
+        bytes += elements * weight.like.itemsize();
+      }
     }
   }
   return bytes;
@@ -113,10 +134,14 @@ std::uint64_t ModelBinding::lora_bytes() const noexcept {
 
 void ModelBinding::remove_lora(LoraId id) {
   refuse_leases();
+  drop_loras(id);
+}
+
+void ModelBinding::drop_loras(std::optional<LoraId> id) {
   landing_.reset();  // waits for all streams that may still read the matrices
   for (LayerState& layer : layers_) {
     for (StreamedWeight& weight : layer.weights) {
-      std::erase_if(weight.loras, [&](const AppliedLora& lora) { return lora.id == id; });
+      std::erase_if(weight.loras, [&](const AppliedLora& lora) { return !id || lora.id == *id; });
     }
   }
   set_landing();

@@ -47,7 +47,10 @@ void LandingBuffers::landed(std::uint32_t slot, Stream stream) {
   buffers_[slot].is_valid = true;
 }
 
-void LandingBuffers::cancel(std::uint32_t slot) noexcept { --buffers_[slot].uses; }
+void LandingBuffers::cancel(std::uint32_t slot, Stream stream) {
+  --buffers_[slot].uses;
+  buffers_[slot].used->record(stream);
+}
 
 bool LandingBuffers::end(std::uint32_t slot, Stream at_begin, Stream current) {
   Buffer& buffer = buffers_[slot];

@@ -42,8 +42,8 @@ class LandingBuffers {
   /// Throws Error kTooManyLeases when another layer uses the buffer.
   bool begin(std::uint32_t slot, std::size_t layer, Stream stream);
   void landed(std::uint32_t slot, Stream stream);
-  /// `begin` is undone: its caller could not go on.
-  void cancel(std::uint32_t slot) noexcept;
+  /// `begin` is undone: its caller could not go on. What it has queued on `stream` may still write there.
+  void cancel(std::uint32_t slot, Stream stream);
   /// A use ends that was on both streams. True: it was the last one of the buffer, and `current` now waits
   /// for all of them.
   bool end(std::uint32_t slot, Stream at_begin, Stream current);

@@ -153,7 +153,7 @@ void ModelBinding::land(const SlotViews& views, LayerState& layer, const Lease& 
     }
     landing_->landed(lease.slot(), stream());
   } catch (...) {
-    landing_->cancel(lease.slot());
+    landing_->cancel(lease.slot(), stream());
     throw;
   }
 }
@@ -211,6 +211,7 @@ BoundLayer::~BoundLayer() {
 
 void ModelBinding::restore() {
   refuse_leases();
+  drop_loras({});  // or the weights that are copied would have them
   const c10::InferenceMode ordinary_tensors(false);
   for (std::size_t i = 0; i < layers_.size(); ++i) {
     LayerState& layer = layers_[i];

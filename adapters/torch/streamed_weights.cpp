@@ -96,9 +96,10 @@ void StreamedWeights::update(std::span<const WeightUpdate> updates) {
 ModelBinding::LoraId StreamedWeights::add_lora(const Lora& lora, double strength) {
   const ModelBinding::LoraId id = binding_.add_lora(lora, strength);
   try {
-    fit_budget();
+    fit_budget();  // its matrices find room
+    binding_.load_lora(id);
   } catch (...) {
-    binding_.remove_lora(id);
+    remove_lora(id);
     throw;
   }
   return id;

@@ -20,7 +20,7 @@ void check_prompt(std::span<const std::int64_t> prompt, const LlamaConfig& confi
   }
 }
 
-Generation generate(LlamaWeights& weights, const LlamaFiles& files, const GenerationOptions& options) {
+Generation generate(LlamaRun& weights, const LlamaFiles& files, const GenerationOptions& options) {
   check_prompt(options.prompt, files.config);
   Sampler sampler(options.sampling);
   const auto prompt_length = static_cast<std::int64_t>(options.prompt.size());

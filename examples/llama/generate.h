@@ -35,6 +35,6 @@ void check_prompt(std::span<const std::int64_t> prompt, const LlamaConfig& confi
 
 /// Runs the prompt through the model, then one token after the other, until `max_tokens` are there or one of
 /// the configuration's end tokens is. Throws what the parts throw, and what check_prompt does.
-Generation generate(LlamaWeights& weights, const LlamaFiles& files, const GenerationOptions& options);
+Generation generate(LlamaRun& weights, const LlamaFiles& files, const GenerationOptions& options);
 
 }  // namespace tierstream::llama

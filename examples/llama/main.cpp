@@ -119,7 +119,7 @@ void run(const Arguments& arguments) {
   options.on_token = [&](std::int64_t token) { output.add(token); };
 
   if (arguments.resident) {
-    ResidentWeights weights(files, options.device);
+    ResidentLlama weights(files, options.device);
     results.generation = generate(weights, files, options);
   } else {
     RunReport& report = results.streaming.emplace();
@@ -127,7 +127,7 @@ void run(const Arguments& arguments) {
     report.layers = LlamaImpl::kLayersPath;
     report.device = device->traits().name;
     report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
-    StreamedWeights weights(files, {.device = device, .budget = report.budget});
+    StreamedLlama weights(files, {.device = device, .budget = report.budget});
     const Streamer& streamer = weights.streamer();
     report.ring_refusal = streamer.registration_refusal();
     output.tell(fmt::format("layers  {} of {} on {}, {}\n{}\n", streamer.layer_count(), report.layers,

@@ -54,29 +54,29 @@ LayerTable LlamaFiles::table() const {
   return table;
 }
 
-ResidentWeights::ResidentWeights(const LlamaFiles& files, at::Device device)
-    : ResidentWeights([&] {
+ResidentLlama::ResidentLlama(const LlamaFiles& files, at::Device device)
+    : ResidentLlama([&] {
         Llama model(files.config, files.dtype);
         load_plainly(*model, files.checkpoint, device);
         return model;
       }()) {}
 
-ResidentWeights::ResidentWeights(Llama model) : model_(std::move(model)) {
+ResidentLlama::ResidentLlama(Llama model) : model_(std::move(model)) {
   for (std::size_t i = 0; i < model_->layers()->size(); ++i) {
     layers_.push_back(model_->layers()->ptr<LlamaLayerImpl>(i));
   }
 }
 
-at::Tensor ResidentWeights::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
+at::Tensor ResidentLlama::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
   const c10::InferenceMode inference;
   return model_->forward(ids, cache, rows, layers_);
 }
 
-StreamedWeights::StreamedWeights(const LlamaFiles& files, StreamerOptions options)
+StreamedLlama::StreamedLlama(const LlamaFiles& files, StreamerOptions options)
     : model_(files.config, files.dtype),
       streamed_(stream(*model_, LlamaImpl::kLayersPath, files.table(), {.streaming = std::move(options)})) {}
 
-at::Tensor StreamedWeights::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
+at::Tensor StreamedLlama::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
   const c10::InferenceMode inference;
   return model_->forward(ids, cache, rows, streamed_.layers<LlamaLayerImpl>());
 }

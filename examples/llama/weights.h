@@ -28,21 +28,21 @@ struct LlamaFiles {
   LayerTable table() const;
 };
 
-/// Where a model's weights are. Threads: one at a time.
-class LlamaWeights {
+/// A model that runs from wherever its weights are. Threads: one at a time.
+class LlamaRun {
  public:
-  virtual ~LlamaWeights() = default;
+  virtual ~LlamaRun() = default;
   /// Of LlamaImpl::forward, in inference mode.
   virtual at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) = 0;
 };
 
-/// All of them in ordinary memory of the device: plain LibTorch, no part of the streaming takes part.
-class ResidentWeights : public LlamaWeights {
+/// All weights in ordinary memory of the device: plain LibTorch, no part of the streaming takes part.
+class ResidentLlama : public LlamaRun {
  public:
   /// Throws what load_plainly throws.
-  ResidentWeights(const LlamaFiles& files, at::Device device);
+  ResidentLlama(const LlamaFiles& files, at::Device device);
   /// Of a model whose weights someone has loaded.
-  explicit ResidentWeights(Llama model);
+  explicit ResidentLlama(Llama model);
   at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) override;
 
  private:
@@ -50,11 +50,11 @@ class ResidentWeights : public LlamaWeights {
   std::vector<std::shared_ptr<LlamaLayerImpl>> layers_;
 };
 
-/// Streamed within the budgets of `options`.
-class StreamedWeights : public LlamaWeights {
+/// The layers' weights streamed within the budgets of `options`.
+class StreamedLlama : public LlamaRun {
  public:
   /// Throws what `stream` throws.
-  StreamedWeights(const LlamaFiles& files, StreamerOptions options);
+  StreamedLlama(const LlamaFiles& files, StreamerOptions options);
   at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) override;
 
   const Streamer& streamer() const noexcept { return streamed_.streamer(); }

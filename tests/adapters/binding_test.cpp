@@ -2,12 +2,10 @@
 #include <gtest/gtest.h>
 #include <tierstream/adapters/torch/build_layers.h>
 #include <tierstream/adapters/torch/streamed_model.h>
-#include <tierstream/io/file_backends.h>
 #include <torch/nn.h>
 #include <torch/serialize.h>
 
 #include <csignal>
-#include <fstream>
 #include <map>
 #include <optional>
 #include <sstream>
@@ -108,14 +106,7 @@ TEST_F(Binding, LeavesAClonePlainAndWithTheTrueWeights) {
 
 TEST_F(Binding, ShowsNaNWhereStorageIsNoLocalFileAndCopiesWhenClosed) {
   write_checkpoint(directory_, tensors_of(*trained_));
-  std::ifstream file(directory_.path("model.safetensors"), std::ios::binary);
-  const std::string content{std::istreambuf_iterator<char>(file), {}};
-  auto files = std::make_shared<MemoryFiles>();
-  const auto bytes = std::as_bytes(std::span(content));
-  (*files)["model.safetensors"].assign(bytes.begin(), bytes.end());
-  StorageRegistry registry;
-  registry.add("mem", [files](const StorageOptions& options) { return make_memory_backend(files, options); });
-  LayerTable table = Checkpoint::open("mem://model.safetensors", {}, registry).layers(kPath);
+  LayerTable table = open_in_memory(directory_).layers(kPath);
   StreamerOptions streaming = tiny_streaming(table, 1);
   StreamedModel streamed = stream(*model_, kPath, std::move(table), {.streaming = std::move(streaming)});
 

@@ -27,6 +27,9 @@ class HotWeights : public testing::TestWithParam<at::ScalarType> {
     trained_->to(GetParam());
     const Checkpoint checkpoint = write_checkpoint(directory_, tensors_of(*trained_));
     trained_->to(at::kFloat);
+    start(checkpoint);
+  }
+  void start(const Checkpoint& checkpoint) {
     // One slot or two, whatever the model keeps beside them: every layer moves in every pass.
     const Budget budget{.gpu = 160'000, .pinned = 16u << 20};
     streamed_.emplace(stream(*model_, kPath, checkpoint, {.streaming = {.budget = budget, .max_slots = 1}}));
@@ -138,6 +141,18 @@ TEST_P(HotWeights, ShowAndGiveBackTheWeightsWithoutTheLora) {
   EXPECT_TRUE(at::equal(model_->forward_resident(some_input()), plain));
 }
 
+TEST_P(HotWeights, GiveBackTheWeightsWithoutTheLoraWhereStorageIsNoLocalFile) {
+  streamed_->close();
+  start(open_in_memory(directory_));
+  const at::Tensor plain = expected();
+  const Lora lora = some_lora();
+  streamed_->add_lora(lora);
+  change(*trained_, lora, 1);
+  EXPECT_TRUE(at::equal(run(), expected()));
+  streamed_->close();
+  EXPECT_TRUE(at::equal(model_->forward_resident(some_input()), plain));
+}
+
 TEST_P(HotWeights, TakeALoraOverAnUpdate) {
   const Lora lora = some_lora();
   const at::Tensor weight = torch::rand({kWidth, kWidth});
@@ -158,12 +173,38 @@ TEST_P(HotWeights, RefuseALoraThatDoesNotFitAndChangeNothing) {
   lora = some_lora();
   lora.weights[0].a = torch::rand({kRank, 3});
   EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
-
-  lora = some_lora();  // of a rank that fits in no budget
-  lora.weights[0].a = torch::zeros({10'000, kWidth});
-  lora.weights[0].b = torch::zeros({kWidth, 10'000});
-  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kBudgetTooSmall);
+  lora.weights[0].a = torch::rand({kRank + 1, kWidth});  // B has another rank
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
+  lora.weights[0].a = torch::rand({kRank, kWidth, 1});
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
+  lora.weights[0].a = torch::rand({kWidth});
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
+  lora.weights[0].a = at::Tensor();
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
   EXPECT_EQ(streamed_->binding().lora_bytes(), 0u);
+  EXPECT_TRUE(at::equal(run(), expected()));
+}
+
+/// Its matrices cannot be copied to the device.
+Lora without_data(std::int64_t rank) {
+  Lora lora = some_lora();
+  lora.weights[1].a = torch::empty({rank, kWidth}, torch::kMeta);
+  lora.weights[1].b = torch::empty({kWidth, rank}, torch::kMeta);
+  return lora;
+}
+
+TEST_P(HotWeights, RefuseALoraThatFitsInNoBudgetBeforeItTakesMemory) {
+  const std::uint64_t before = used_bytes();
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(without_data(10'000)); }).errc, Errc::kBudgetTooSmall);
+  EXPECT_EQ(used_bytes(), before);
+  EXPECT_TRUE(at::equal(run(), expected()));
+}
+
+TEST_P(HotWeights, AreAsBeforeAfterALoraWhoseMatricesCouldNotBeCopied) {
+  const std::uint64_t before = used_bytes();
+  EXPECT_THROW(streamed_->add_lora(without_data(kRank)), c10::Error);
+  EXPECT_EQ(streamed_->binding().lora_bytes(), 0u);
+  EXPECT_EQ(used_bytes(), before);
   EXPECT_TRUE(at::equal(run(), expected()));
 }
 

@@ -51,8 +51,11 @@ TEST_F(LandingBuffersTest, KeepWhatALayerLandedUntilAnotherTakesTheBuffer) {
 
 TEST_F(LandingBuffersTest, AreLandedAnewAfterAnAttemptThatFailed) {
   EXPECT_TRUE(buffers_.begin(0, 7, stream(1)));
-  buffers_.cancel(0);
-  use(0, 7, stream(1));
+  const int written = device_.queue(stream(1));
+  buffers_.cancel(0, stream(1));
+  EXPECT_FALSE(device_.waits_for(stream(2), stream(1), written));
+  use(0, 7, stream(2));
+  EXPECT_TRUE(device_.waits_for(stream(2), stream(1), written)) << "which may still write there";
   use(0, 8, stream(1));
 }
 

@@ -2,6 +2,7 @@
 
 #include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/checkpoint.h>
+#include <tierstream/io/file_backends.h>
 #include <tierstream/io/safetensors.h>
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cpu_device.h>
@@ -9,8 +10,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <fstream>
+#include <iterator>
 #include <map>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -82,6 +86,18 @@ inline Checkpoint write_checkpoint(const TemporaryDirectory& directory, const Te
     file.insert(file.end(), data, data + tensor.nbytes());
   }
   return Checkpoint::open(directory.write("model.safetensors", file));
+}
+
+/// The checkpoint that was written to `directory`, in storage that is no local file.
+inline Checkpoint open_in_memory(const TemporaryDirectory& directory) {
+  std::ifstream file(directory.path("model.safetensors"), std::ios::binary);
+  const std::string content{std::istreambuf_iterator<char>(file), {}};
+  auto files = std::make_shared<MemoryFiles>();
+  const auto bytes = std::as_bytes(std::span(content));
+  (*files)["model.safetensors"].assign(bytes.begin(), bytes.end());
+  StorageRegistry registry;
+  registry.add("mem", [files](const StorageOptions& options) { return make_memory_backend(files, options); });
+  return Checkpoint::open("mem://model.safetensors", {}, registry);
 }
 
 /// For `slots` slots and the least ring. `model_bytes`: what the model keeps on the device by itself.

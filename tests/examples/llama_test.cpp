@@ -40,7 +40,7 @@ Llama random_model(const LlamaConfig& config) {
 /// Logits after each of `ids`, which go through the model in pieces of these sizes.
 at::Tensor logits_in_pieces(const LlamaConfig& config, const at::Tensor& ids,
                             const std::vector<std::int64_t>& pieces) {
-  ResidentWeights weights(random_model(config));
+  ResidentLlama weights(random_model(config));
   KvCache cache(config, ids.size(0), at::kFloat);
   std::vector<at::Tensor> logits;
   for (const at::Tensor& piece : ids.split_with_sizes(pieces)) {
@@ -172,7 +172,7 @@ class LlamaFilesTest : public testing::Test {
     directory_.write("config.json", bytes_of_text(fields.dump()));
   }
 
-  static Generation generate_from(LlamaWeights& weights, const LlamaFiles& files) {
+  static Generation generate_from(LlamaRun& weights, const LlamaFiles& files) {
     return generate(weights, files, {.prompt = {1, 2, 3}, .max_tokens = 5, .keep_logits = true});
   }
 
@@ -181,14 +181,14 @@ class LlamaFilesTest : public testing::Test {
 
 TEST_F(LlamaFilesTest, AreStreamedToTheBitsOfTheResidentModelAtEveryBudget) {
   const LlamaFiles files = LlamaFiles::open(directory_.path());
-  ResidentWeights resident(files, at::kCPU);
+  ResidentLlama resident(files, at::kCPU);
   const Generation expected = generate_from(resident, files);
   const Budget whole{.gpu = 1u << 30, .pinned = 8u << 20};
   const Plan plan = make_plan(files.table(), whole, {}, {.reads_land = true});
   const Budget half{.gpu = (plan.minimum.gpu + plan.used.gpu) / 2, .pinned = 8u << 20};
   const Budget in_place{.gpu = plan.minimum.gpu, .pinned = 8u << 20, .page_cache = 1u << 30};
   for (const Budget& budget : {plan.minimum, half, in_place, whole}) {
-    StreamedWeights streamed(files, {.budget = budget});
+    StreamedLlama streamed(files, {.budget = budget});
     const Generation actual = generate_from(streamed, files);
     EXPECT_EQ(actual.tokens, expected.tokens);
     EXPECT_TRUE(at::equal(actual.logits, expected.logits)) << budget.gpu;
@@ -201,7 +201,7 @@ TEST_F(LlamaFilesTest, AreStreamedToTheBitsOfTheResidentModelAtEveryBudget) {
 
 TEST_F(LlamaFilesTest, EndAtAnEndToken) {
   LlamaFiles files = LlamaFiles::open(directory_.path());
-  ResidentWeights resident(files, at::kCPU);
+  ResidentLlama resident(files, at::kCPU);
   const Generation all = generate_from(resident, files);
   EXPECT_EQ(all.tokens.size(), 5u);
   files.config.end_tokens = {all.tokens[0]};
@@ -210,7 +210,7 @@ TEST_F(LlamaFilesTest, EndAtAnEndToken) {
 
 TEST_F(LlamaFilesTest, TellEachTokenAndEachPass) {
   const LlamaFiles files = LlamaFiles::open(directory_.path());
-  ResidentWeights resident(files, at::kCPU);
+  ResidentLlama resident(files, at::kCPU);
   std::vector<std::int64_t> told;
   int passes = 0;
   const Generation generation = generate(resident, files,
@@ -243,9 +243,9 @@ TEST_F(LlamaFilesTest, RefuseOtherShapes) {
   write_config(128, 1000, 4);  // as wide as the weights are, but for the MLP
   const LlamaFiles files = LlamaFiles::open(directory_.path());
   expect_throws(Errc::kWeightMismatch, HasSubstr("mlp.down_proj.weight"),
-                [&] { StreamedWeights streamed(files, {.budget = {.gpu = 1u << 30, .pinned = 8u << 20}}); });
+                [&] { StreamedLlama streamed(files, {.budget = {.gpu = 1u << 30, .pinned = 8u << 20}}); });
   expect_throws(Errc::kWeightMismatch, HasSubstr("another shape or dtype"),
-                [&] { ResidentWeights resident(files, at::kCPU); });
+                [&] { ResidentLlama resident(files, at::kCPU); });
 }
 
 TEST(LlamaFiles, RefuseDTypesThatTheModelDoesNotComputeIn) {

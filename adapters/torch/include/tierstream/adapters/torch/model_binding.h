@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -100,8 +101,11 @@ class ModelBinding {
   using LoraId = std::uint64_t;
   /// Adds strength x scaling x B A to each weight that `lora` names when its layer is leased, after those
   /// added before; one Tensor::addmm_ in the module's dtype each. Throws Error kWeightMismatch, naming
-  /// weights that are not streamed or of another shape.
+  /// weights that are not streamed or of another shape. It takes nothing of the device yet: the byte counts
+  /// below have it already, so that room can be made, and before the next lease `load_lora` copies its
+  /// matrices there. An error of that leaves it added.
   LoraId add_lora(const Lora& lora, double strength);
+  void load_lora(LoraId id);
   void remove_lora(LoraId id);
   /// Of the device: what one slot's weights that take their final form there need, and all that loras take.
   std::uint64_t landing_bytes() const noexcept { return landing_bytes_; }
@@ -109,7 +113,8 @@ class ModelBinding {
 
   /// Gives the model its tensors back, on the CPU: views of the files or its own, buffers with what was
   /// written to them. Weights that cannot be viewed, or are of another dtype in the file, are copied there,
-  /// one layer after the other. Frees what this object holds of the device. Idempotent.
+  /// one layer after the other. LoRAs are removed before. Frees what this object holds of the device.
+  /// Idempotent.
   /// Throws Error kLeasesOutstanding, and what acquire throws.
   void restore();
   /// The same without copies of weights: what cannot be viewed stays a placeholder, what has another dtype in
@@ -122,7 +127,7 @@ class ModelBinding {
 
   struct AppliedLora {
     LoraId id;
-    at::Tensor a;  ///< on the device, in the module's dtype, as b
+    at::Tensor a;  ///< on the device, in the module's dtype, as b, once loaded; the Lora's own before
     at::Tensor b;
     double factor;
   };
@@ -174,6 +179,8 @@ class ModelBinding {
   void release(Lease& lease, Stream stream_at_acquire) noexcept;
   /// Gives each weight that lands its place in the buffers.
   void set_landing();
+  /// The one of this number, or all.
+  void drop_loras(std::optional<LoraId> id);
 
   Streamer* streamer_;
   at::Device device_;
