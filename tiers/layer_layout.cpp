@@ -47,6 +47,11 @@ std::uint64_t direct_alignment(const SourceFile& file) {
   return std::max(file.info.offset_alignment, file.info.memory_alignment);
 }
 
+bool can_land(const FileExtent& extent, const SourceFile& file, const LayoutRules& rules) {
+  return rules.reads_land && extent.offset % kLandedTensorAlignment == 0 &&
+         direct_alignment(file) <= kSlotAlignment;
+}
+
 /// Builds one layout: first gives every tensor its place, then cuts the transfers.
 class LayoutBuilder {
  public:
@@ -83,8 +88,7 @@ class LayoutBuilder {
     return layer_.tensors[index].bytes != 0 && (part_.homes.empty() || part_.homes[index] == part_.home);
   }
   bool can_land(const Source& source) const {
-    return rules_.reads_land && source.offset % kLandedTensorAlignment == 0 &&
-           direct_alignment(files_[source.file]) <= kSlotAlignment;
+    return tierstream::can_land({source.file, source.offset}, files_[source.file], rules_);
   }
 
   void place_file_tensors() {
@@ -295,6 +299,18 @@ LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> fi
 std::uint64_t laid_out_bytes(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                              const LayerPart& part) {
   return LayoutBuilder(layer, files, rules, part).place();
+}
+
+std::uint64_t resident_tensor_bytes(const TensorSpec& tensor, std::span<const SourceFile> files,
+                                    const LayoutRules& rules) {
+  const auto* extent = std::get_if<FileExtent>(&tensor.source);
+  if (tensor.bytes == 0) return 0;
+  if (extent == nullptr || !can_land(*extent, files[extent->file], rules)) {
+    return allocated_bytes(tensor.bytes, rules.allocation_bytes);
+  }
+  const std::uint64_t alignment = direct_alignment(files[extent->file]);
+  const std::uint64_t begin = align_down(extent->offset, alignment);
+  return allocated_bytes(align_up(extent->offset + tensor.bytes, alignment) - begin, rules.allocation_bytes);
 }
 
 }  // namespace tierstream

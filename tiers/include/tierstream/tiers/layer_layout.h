@@ -100,4 +100,8 @@ LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> fi
 std::uint64_t laid_out_bytes(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                              const LayerPart& part = {});
 
+/// What `tensor` takes as a resident. A layout of residents takes the sum of these, tied ones once.
+std::uint64_t resident_tensor_bytes(const TensorSpec& tensor, std::span<const SourceFile> files,
+                                    const LayoutRules& rules);
+
 }  // namespace tierstream
