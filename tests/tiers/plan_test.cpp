@@ -356,9 +356,7 @@ TEST_P(PlanProperties, EveryByteComesFromExactlyOnePlace) {
         for (std::uint64_t at = offset; at < offset + bytes; ++at) ++writes[at];
       };
       for (const FileRead& read : layout.landings) write(read.target_offset, read.bytes);
-      for (const BlockFill& fill : layout.fills) {
-        for (const BlockCopy& copy : fill.copies) write(copy.slot_offset, copy.bytes);
-      }
+      for (const BlockCopy& copy : layout.block_copies) write(copy.slot_offset, copy.bytes);
       for (const MemoryCopy& copy : layout.memory_copies) write(copy.slot_offset, copy.bytes);
       for (const MappedCopy& copy : layout.mapped_copies) {
         write(copy.slot_offset, copy.bytes);
@@ -368,8 +366,7 @@ TEST_P(PlanProperties, EveryByteComesFromExactlyOnePlace) {
       std::uint64_t resident_bytes = 0;
       for (const ResidentCandidate& tensor : order.candidates()) {
         if (tensor.layer != i || plan.homes[i][tensor.tensors.front()] != TensorHome::kResident) continue;
-        resident_bytes +=
-            resident_tensor_bytes(tensors[tensor.tensors.front()], table_.files, plan.rules);
+        resident_bytes += resident_tensor_bytes(tensors[tensor.tensors.front()], table_.files, plan.rules);
       }
       EXPECT_EQ(plan.residents[i].slot_bytes, resident_bytes);
       for (std::size_t t = 0; t < tensors.size(); ++t) {
