@@ -113,8 +113,7 @@ void StagingLoop::finish_reads() {
 void StagingLoop::finish_read(const Completion& completion) {
   const ReadId id = from_tag(completion.tag);
   Target& target = targets_[id.landing ? id.index : blocks_[id.index].target];
-  const FileRead& read =
-      id.landing ? target.layout->landings[id.read] : blocks_[id.index].fill->reads[id.read];
+  const FileRead& read = id.landing ? target.layout->landings[id.read] : blocks_[id.index].reads[id.read];
   if (id.landing) {
     --target.landings_under_way;
     if (parts_.trace) trace_landings(target, completion);
@@ -135,7 +134,7 @@ void StagingLoop::finish_read(const Completion& completion) {
     BlockUse& use = blocks_[id.index];
     if (target.stage == Target::Stage::kAbandoned) {
       if (use.block && use.reads_under_way == 0) release_unread(use);
-    } else if (use.reads_under_way == 0 && use.next_read == use.fill->reads.size()) {
+    } else if (use.reads_under_way == 0 && use.next_read == use.reads.size()) {
       copy_block(id.index);
     }
   }
@@ -154,7 +153,7 @@ void StagingLoop::copy_block(std::uint32_t block_index) {
   Target& target = targets_[use.target];
   const std::byte* source = use.block->memory().data();
   if (parts_.trace) trace_block(TraceEvent::Kind::kRead, use);
-  for (const BlockCopy& copy : use.fill->copies) {
+  for (const BlockCopy& copy : use.copies) {
     queue_copy(place_in(target, copy.slot_offset), source + copy.block_offset, copy.bytes);
   }
   parts_.copies.record(*use.copied);
@@ -452,12 +451,12 @@ void StagingLoop::start_landings(Target& target) {
 /// Queues the next read of the target's open block, and closes it after the last.
 void StagingLoop::read_into_open_block(Target& target) {
   BlockUse& use = blocks_[*target.open_block];
-  const FileRead& read = use.fill->reads[use.next_read];
+  const FileRead& read = use.reads[use.next_read];
   const ReadId id{false, *target.open_block, static_cast<std::uint32_t>(use.next_read)};
   batch_.push_back({to_tag(id), FileId{read.file}, read.offset,
                     use.block->memory().subspan(read.target_offset, read.bytes)});
   ++use.reads_under_way;
-  if (++use.next_read == use.fill->reads.size()) close_block(target);
+  if (++use.next_read == use.reads.size()) close_block(target);
 }
 
 void StagingLoop::close_block(Target& target) {
@@ -475,7 +474,8 @@ bool StagingLoop::open_block(Target& target) {
   BlockUse& use = blocks_[index];
   use.block = std::move(block);
   use.target = index_of(target);
-  use.fill = &target.layout->fills[target.next_fill++];
+  use.reads = target.layout->reads_of(target.next_fill);
+  use.copies = target.layout->copies_of(target.next_fill++);
   use.next_read = 0;
   use.read_bytes = 0;
   use.since = parts_.trace.now();
@@ -518,7 +518,7 @@ void StagingLoop::trace_block(TraceEvent::Kind kind, BlockUse& use) {
   std::uint64_t bytes = use.read_bytes;
   if (kind == TraceEvent::Kind::kCopy) {
     bytes = 0;
-    for (const BlockCopy& copy : use.fill->copies) bytes += copy.bytes;
+    for (const BlockCopy& copy : use.copies) bytes += copy.bytes;
   }
   use.since = trace(kind, targets_[use.target], use.since, bytes, use.block->index());
 }

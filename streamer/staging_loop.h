@@ -104,7 +104,8 @@ class StagingLoop {
   struct BlockUse {
     std::optional<PinnedRing::Block> block;
     std::uint32_t target = 0;
-    const BlockFill* fill = nullptr;
+    std::span<const FileRead> reads;  ///< of its fill, like the next
+    std::span<const BlockCopy> copies;
     std::size_t next_read = 0;
     std::uint32_t reads_under_way = 0;
     std::unique_ptr<Event> copied;

@@ -47,6 +47,11 @@ std::uint64_t direct_alignment(const SourceFile& file) {
   return std::max(file.info.offset_alignment, file.info.memory_alignment);
 }
 
+bool can_land(const FileExtent& extent, const SourceFile& file, const LayoutRules& rules) {
+  return rules.reads_land && extent.offset % kLandedTensorAlignment == 0 &&
+         direct_alignment(file) <= kSlotAlignment;
+}
+
 /// Builds one layout: first gives every tensor its place, then cuts the transfers.
 class LayoutBuilder {
  public:
@@ -70,6 +75,9 @@ class LayoutBuilder {
 
   LayerLayout build() {
     place();
+    std::uint64_t landing_bytes = 0;
+    for (const Piece& span : landing_spans_) landing_bytes += span.bytes;
+    layout_.landings.reserve(landing_bytes / rules_.request_bytes + landing_spans_.size());
     for (const Piece& span : landing_spans_) {
       append_reads(layout_.landings, span.file, span.offset, span.end(), span.slot_offset);
     }
@@ -83,8 +91,7 @@ class LayoutBuilder {
     return layer_.tensors[index].bytes != 0 && (part_.homes.empty() || part_.homes[index] == part_.home);
   }
   bool can_land(const Source& source) const {
-    return rules_.reads_land && source.offset % kLandedTensorAlignment == 0 &&
-           direct_alignment(files_[source.file]) <= kSlotAlignment;
+    return tierstream::can_land({source.file, source.offset}, files_[source.file], rules_);
   }
 
   void place_file_tensors() {
@@ -177,7 +184,6 @@ class LayoutBuilder {
 
   void append_reads(std::vector<FileRead>& reads, std::uint32_t file, std::uint64_t begin, std::uint64_t end,
                     std::uint64_t target) const {
-    reads.reserve(reads.size() + (end - begin + rules_.request_bytes - 1) / rules_.request_bytes);
     while (begin < end) {
       const std::uint64_t bytes = std::min(rules_.request_bytes, end - begin);
       reads.push_back({file, begin, bytes, target});
@@ -191,8 +197,11 @@ class LayoutBuilder {
   void cut_fills() {
     std::uint64_t piece_bytes = 0;
     for (const Piece& piece : pieces_) piece_bytes += piece.bytes;
-    layout_.fills.reserve(piece_bytes / rules_.block_bytes + 1);  // and a few more where gaps are read
-    std::uint64_t block_used = rules_.block_bytes;                // "full": the first span opens a block
+    // And a few more where gaps are read.
+    layout_.fills.reserve(piece_bytes / rules_.block_bytes + 1);
+    layout_.block_reads.reserve(piece_bytes / rules_.request_bytes + pieces_.size());
+    layout_.block_copies.reserve(piece_bytes / rules_.block_bytes + pieces_.size());
+    std::uint64_t block_used = rules_.block_bytes;  // "full": the first span opens a block
     for (std::size_t first = 0; first < pieces_.size();) {
       std::size_t last = first;
       while (last + 1 < pieces_.size() && pieces_[last + 1].file == pieces_[first].file &&
@@ -208,37 +217,44 @@ class LayoutBuilder {
       while (begin < end) {
         block_used = align_up(block_used, alignment);
         if (block_used >= rules_.block_bytes) {
-          layout_.fills.emplace_back();
+          end_fill();
           block_used = 0;
         }
         const std::uint64_t bytes = std::min(rules_.block_bytes - block_used, end - begin);
-        BlockFill& fill = layout_.fills.back();
-        append_reads(fill.reads, file, begin, begin + bytes, block_used);
-        for (std::size_t i = first; i <= last; ++i) copy_part(fill, pieces_[i], begin, bytes, block_used);
+        append_reads(layout_.block_reads, file, begin, begin + bytes, block_used);
+        for (std::size_t i = first; i <= last; ++i) copy_part(pieces_[i], begin, bytes, block_used);
         begin += bytes;
         block_used += bytes;
       }
       first = last + 1;
     }
+    end_fill();
+  }
+
+  /// Ends the fill that the reads and copies behind the last one's are of.
+  void end_fill() {
+    const BlockFill begin = layout_.fills.empty() ? BlockFill{} : layout_.fills.back();
+    const auto copies = std::span(layout_.block_copies).subspan(begin.copies_end);
     // A joined gap can make up a whole read: nobody needs that one.
-    for (BlockFill& fill : layout_.fills) {
-      std::erase_if(fill.reads, [&](const FileRead& read) {
-        return std::ranges::none_of(fill.copies, [&](const BlockCopy& copy) {
-          return copy.block_offset < read.target_offset + read.bytes &&
-                 read.target_offset < copy.block_offset + copy.bytes;
-        });
+    const auto is_for_nobody = [&](const FileRead& read) {
+      return std::ranges::none_of(copies, [&](const BlockCopy& copy) {
+        return copy.block_offset < read.target_offset + read.bytes &&
+               read.target_offset < copy.block_offset + copy.bytes;
       });
-    }
-    std::erase_if(layout_.fills, [](const BlockFill& fill) { return fill.reads.empty(); });
+    };
+    std::vector<FileRead>& reads = layout_.block_reads;
+    reads.erase(std::remove_if(reads.begin() + begin.reads_end, reads.end(), is_for_nobody), reads.end());
+    if (reads.size() == begin.reads_end) return;
+    layout_.fills.push_back(
+        {static_cast<std::uint32_t>(reads.size()), static_cast<std::uint32_t>(layout_.block_copies.size())});
   }
 
   /// Adds the part of `piece` that lies in the file bytes [begin, begin + bytes), read to `block_offset`.
-  static void copy_part(BlockFill& fill, const Piece& piece, std::uint64_t begin, std::uint64_t bytes,
-                        std::uint64_t block_offset) {
+  void copy_part(const Piece& piece, std::uint64_t begin, std::uint64_t bytes, std::uint64_t block_offset) {
     const std::uint64_t from = std::max(piece.offset, begin);
     const std::uint64_t to = std::min(piece.end(), begin + bytes);
     if (from >= to) return;
-    fill.copies.push_back(
+    layout_.block_copies.push_back(
         {block_offset + (from - begin), piece.slot_offset + (from - piece.offset), to - from});
   }
 
@@ -258,16 +274,13 @@ class LayoutBuilder {
 
 std::uint64_t LayerLayout::disk_bytes() const {
   const auto add = [](std::uint64_t sum, const FileRead& read) { return sum + read.bytes; };
-  std::uint64_t sum = std::accumulate(landings.begin(), landings.end(), std::uint64_t{0}, add);
-  for (const BlockFill& fill : fills) sum = std::accumulate(fill.reads.begin(), fill.reads.end(), sum, add);
-  return sum;
+  const std::uint64_t sum = std::accumulate(landings.begin(), landings.end(), std::uint64_t{0}, add);
+  return std::accumulate(block_reads.begin(), block_reads.end(), sum, add);
 }
 
 std::uint64_t LayerLayout::ring_bytes() const {
   std::uint64_t sum = 0;
-  for (const BlockFill& fill : fills) {
-    for (const BlockCopy& copy : fill.copies) sum += copy.bytes;
-  }
+  for (const BlockCopy& copy : block_copies) sum += copy.bytes;
   return sum;
 }
 
@@ -295,6 +308,18 @@ LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> fi
 std::uint64_t laid_out_bytes(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                              const LayerPart& part) {
   return LayoutBuilder(layer, files, rules, part).place();
+}
+
+std::uint64_t resident_tensor_bytes(const TensorSpec& tensor, std::span<const SourceFile> files,
+                                    const LayoutRules& rules) {
+  const auto* extent = std::get_if<FileExtent>(&tensor.source);
+  if (tensor.bytes == 0) return 0;
+  if (extent == nullptr || !can_land(*extent, files[extent->file], rules)) {
+    return allocated_bytes(tensor.bytes, rules.allocation_bytes);
+  }
+  const std::uint64_t alignment = direct_alignment(files[extent->file]);
+  const std::uint64_t begin = align_down(extent->offset, alignment);
+  return allocated_bytes(align_up(extent->offset + tensor.bytes, alignment) - begin, rules.allocation_bytes);
 }
 
 }  // namespace tierstream

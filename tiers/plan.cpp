@@ -7,7 +7,6 @@
 #include <bit>
 #include <numeric>
 #include <optional>
-#include <queue>
 #include <string_view>
 #include <utility>
 
@@ -87,83 +86,49 @@ void refuse_options(const LayerTable& table, const PlanOptions& options) {
   }
 }
 
-/// Counts what slots and residents take while one tensor after the other becomes resident. Estimates from
-/// above: what is laid out in the end takes no more.
-class ResidentSearch {
- public:
-  /// `slot_bytes`: by layer, with no more resident yet than `resident_bytes`.
-  ResidentSearch(std::vector<std::uint64_t> slot_bytes, std::uint64_t resident_bytes,
-                 const TensorHomes& homes, const PlanOptions& options)
-      : slot_bytes_(std::move(slot_bytes)),
-        streamed_tensors_(slot_bytes_.size()),
-        max_slots_(options.max_slots),
-        placing_bytes_(kTensorAlignment + (options.reads_land ? 2 * kSlotAlignment : 0)),
-        resident_margin_(options.reads_land ? kSlotAlignment : 0),
-        allocation_bytes_(options.allocation_bytes),
-        resident_bytes_(resident_bytes) {
-    for (std::uint32_t layer = 0; layer < slot_bytes_.size(); ++layer) {
-      if (slot_bytes_[layer] == 0) continue;
-      ++streamed_layers_;
-      largest_.emplace(slot_bytes_[layer], layer);
-      streamed_tensors_[layer] =
-          static_cast<std::size_t>(std::ranges::count(homes[layer], TensorHome::kSlot));
-    }
-  }
-
-  std::uint64_t bytes() {
-    while (!largest_.empty() && largest_.top().first != slot_bytes_[largest_.top().second]) largest_.pop();
-    const std::uint64_t slot_bytes = largest_.empty() ? 0 : largest_.top().first;
-    return resident_bytes_ + allocated_bytes(slot_bytes, kSlotAlignment) *
-                                 std::min<std::uint64_t>(max_slots_, streamed_layers_);
-  }
-  std::uint64_t resident_bytes() const { return resident_bytes_; }
-
-  void make_resident(const ResidentCandidate& tensor) {
-    const std::uint32_t layer = tensor.layer;
-    resident_bytes_ += allocated_bytes(tensor.bytes + resident_margin_, allocation_bytes_);
-    streamed_tensors_[layer] -= tensor.tensors.size();
-    if (streamed_tensors_[layer] == 0) {
-      --streamed_layers_;
-      slot_bytes_[layer] = 0;
-      return;
-    }
-    // A tensor taken out of the middle of its neighbours leaves two spans, each with margins of its own.
-    const std::uint64_t rest = slot_bytes_[layer] + placing_bytes_;
-    slot_bytes_[layer] = std::min(slot_bytes_[layer], rest - std::min(rest - 1, tensor.bytes));
-    largest_.emplace(slot_bytes_[layer], layer);
-  }
-
- private:
-  std::vector<std::uint64_t> slot_bytes_;
-  std::vector<std::size_t> streamed_tensors_;  // by layer, like the next
-  std::uint32_t max_slots_;
-  std::uint64_t placing_bytes_;    // what placing a tensor in a slot costs beyond its own bytes, at most
-  std::uint64_t resident_margin_;  // the same in memory of its own, before that is rounded up
-  std::uint64_t allocation_bytes_;
-  std::uint64_t resident_bytes_;
-  std::uint64_t streamed_layers_ = 0;
-  std::priority_queue<std::pair<std::uint64_t, std::uint32_t>> largest_;  // outdated entries are passed over
-};
-
-/// Makes as long a beginning of the fixed order resident as `gpu_bytes` hold beside the slots.
-void choose_residents(const LayerTable& table, std::uint64_t gpu_bytes, std::vector<std::uint64_t> slot_bytes,
-                      std::uint64_t resident_bytes, const PlanOptions& options, TensorHomes& homes) {
-  ResidentSearch search(std::move(slot_bytes), resident_bytes, homes, options);
-  if (search.bytes() > gpu_bytes) return;  // more slots come first
-  const ResidentOrder order(table);
-  const auto is_streamed = [&](const ResidentCandidate& tensor) {
-    return homes[tensor.layer][tensor.tensors.front()] == TensorHome::kSlot;
+/// Makes as long a beginning of the fixed order resident as `gpu_bytes` hold beside the slots of the rest.
+/// `slot_bytes`: by layer, with no more resident yet than `resident_bytes`. What fits is counted as it is
+/// laid out, so that a plan given what another one uses is the same plan.
+void choose_residents(const LayerTable& table, const LayoutRules& rules, std::uint64_t gpu_bytes,
+                      std::vector<std::uint64_t> slot_bytes, std::uint64_t resident_bytes,
+                      std::uint32_t max_slots, TensorHomes& homes) {
+  const auto bytes_of = [&](const ResidentCandidate& tensor) {
+    return resident_tensor_bytes(table.layers[tensor.layer].tensors[tensor.tensors.front()], table.files,
+                                 rules);
   };
-  // Slots shrink as their largest layer does, so a longer beginning may fit where a shorter one does not.
-  std::size_t fitting = 0;
-  for (std::size_t i = 0; i < order.candidates().size() && search.resident_bytes() <= gpu_bytes; ++i) {
-    if (!is_streamed(order.candidates()[i])) continue;
-    search.make_resident(order.candidates()[i]);
-    if (search.bytes() <= gpu_bytes) fitting = i + 1;
+  const auto set_home = [&](const ResidentCandidate& tensor, TensorHome home) {
+    for (const std::uint32_t i : tensor.tensors) homes[tensor.layer][i] = home;
+  };
+  const auto measure_slot = [&](std::uint32_t layer) {
+    slot_bytes[layer] =
+        laid_out_bytes(table.layers[layer], table.files, rules, {homes[layer], TensorHome::kSlot});
+  };
+  const auto slots_take = [&] {
+    const auto streamed = slot_bytes.size() - static_cast<std::size_t>(std::ranges::count(slot_bytes, 0u));
+    return std::ranges::max(slot_bytes) * std::min<std::uint64_t>(max_slots, streamed);
+  };
+  const ResidentOrder order(table);
+  std::vector<const ResidentCandidate*> chosen;
+  chosen.reserve(order.candidates().size());
+  std::vector<bool> gives_up(slot_bytes.size());
+  for (const ResidentCandidate& tensor : order.candidates()) {
+    if (homes[tensor.layer][tensor.tensors.front()] != TensorHome::kSlot) continue;
+    const std::uint64_t bytes = bytes_of(tensor);
+    if (resident_bytes + bytes > gpu_bytes) break;
+    resident_bytes += bytes;
+    set_home(tensor, TensorHome::kResident);
+    chosen.push_back(&tensor);
+    gives_up[tensor.layer] = true;
   }
-  for (const ResidentCandidate& tensor : order.candidates().first(fitting)) {
-    if (!is_streamed(tensor)) continue;
-    for (const std::uint32_t i : tensor.tensors) homes[tensor.layer][i] = TensorHome::kResident;
+  for (std::uint32_t layer = 0; layer < slot_bytes.size(); ++layer) {
+    if (gives_up[layer]) measure_slot(layer);
+  }
+  // From the longest beginning down: slots shrink as their largest layer does, so a longer one may fit where
+  // a shorter one does not.
+  for (; !chosen.empty() && resident_bytes + slots_take() > gpu_bytes; chosen.pop_back()) {
+    resident_bytes -= bytes_of(*chosen.back());
+    set_home(*chosen.back(), TensorHome::kSlot);
+    measure_slot(chosen.back()->layer);
   }
 }
 
@@ -272,7 +237,8 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   const std::string& largest_name = table.layers[static_cast<std::size_t>(largest - slot_bytes.begin())].name;
   plan.minimum.gpu = plan.outside.slot_bytes + held_bytes + plan.largest_slot_bytes;
   const std::uint64_t gpu_bytes = budget.gpu - std::min(budget.gpu, plan.outside.slot_bytes);
-  choose_residents(table, gpu_bytes, std::move(slot_bytes), held_bytes, options, plan.homes);
+  choose_residents(table, plan.rules, gpu_bytes, std::move(slot_bytes), held_bytes, options.max_slots,
+                   plan.homes);
   keep_pages();
 
   lay_out(table, plan);

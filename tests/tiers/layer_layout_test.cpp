@@ -30,9 +30,9 @@ TEST(LayerLayout, NeighboursThatKeepTheirAlignmentTravelAsOneCopy) {
   const Layer layer{"l", {tensor(8, 1024), tensor(1032, 512), tensor(1544, 256)}};
   const LayerLayout layout = make_layer_layout(layer, files(512), kRing);
   ASSERT_EQ(layout.fills.size(), 1u);
-  ASSERT_EQ(layout.fills[0].copies.size(), 1u);
-  EXPECT_EQ(layout.fills[0].copies[0].block_offset, 8u);
-  EXPECT_EQ(layout.fills[0].copies[0].bytes, 1792u);
+  ASSERT_EQ(layout.copies_of(0).size(), 1u);
+  EXPECT_EQ(layout.copies_of(0)[0].block_offset, 8u);
+  EXPECT_EQ(layout.copies_of(0)[0].bytes, 1792u);
   EXPECT_EQ(layout.tensor_offsets, (std::vector<std::uint64_t>{0, 1024, 1536}));
 }
 
@@ -41,8 +41,8 @@ TEST(LayerLayout, ATensorThatWouldLoseItsAlignmentGetsACopyOfItsOwn) {
   const LayerLayout layout = make_layer_layout(layer, files(512), kRing);
   EXPECT_EQ(layout.tensor_offsets, (std::vector<std::uint64_t>{0, 256}));
   ASSERT_EQ(layout.fills.size(), 1u);
-  EXPECT_EQ(layout.fills[0].reads.size(), 1u) << "one read serves both";
-  EXPECT_EQ(layout.fills[0].copies.size(), 2u);
+  EXPECT_EQ(layout.reads_of(0).size(), 1u) << "one read serves both";
+  EXPECT_EQ(layout.copies_of(0).size(), 2u);
 }
 
 TEST(LayerLayout, AlignedTensorsLandInTheSlotAsTheyStandInTheFile) {
@@ -77,11 +77,11 @@ TEST(LayerLayout, TiedTensorsAreReadOnceAndShareTheirPlace) {
 TEST(LayerLayout, ASmallGapIsReadAndALargeOneIsSkipped) {
   const LayoutRules rules{.block_bytes = 1 << 20, .request_bytes = 256 << 10, .merge_gap_bytes = 4096};
   const Layer near{"l", {tensor(0, 512), tensor(4096, 512)}};
-  EXPECT_EQ(make_layer_layout(near, files(512), rules).fills.at(0).reads.size(), 1u);
+  EXPECT_EQ(make_layer_layout(near, files(512), rules).block_reads.size(), 1u);
   const Layer far{"l", {tensor(0, 512), tensor(8192, 512)}};
   const LayerLayout layout = make_layer_layout(far, files(512), rules);
   ASSERT_EQ(layout.fills.size(), 1u) << "both spans share a block";
-  EXPECT_EQ(layout.fills[0].reads.size(), 2u);
+  EXPECT_EQ(layout.reads_of(0).size(), 2u);
   EXPECT_EQ(layout.disk_bytes(), 1024u);
 }
 
@@ -115,10 +115,10 @@ std::vector<std::byte> replay(const LayerLayout& layout, const std::vector<std::
                 std::min(r.bytes, file.size() - r.offset));
   };
   for (const FileRead& r : layout.landings) read(r, slot);
-  for (const BlockFill& fill : layout.fills) {
+  for (std::size_t fill = 0; fill < layout.fills.size(); ++fill) {
     std::vector<std::byte> block(rules.block_bytes);
-    for (const FileRead& r : fill.reads) read(r, block);
-    for (const BlockCopy& c : fill.copies) {
+    for (const FileRead& r : layout.reads_of(fill)) read(r, block);
+    for (const BlockCopy& c : layout.copies_of(fill)) {
       EXPECT_LE(c.block_offset + c.bytes, block.size());
       EXPECT_LE(c.slot_offset + c.bytes, slot.size());
       std::memcpy(slot.data() + c.slot_offset, block.data() + c.block_offset, c.bytes);
@@ -163,13 +163,11 @@ TEST(LayerLayout, ReplayedOverAnyFilesItBringsEveryTensorItsBytes) {
                             contents[extent.file].data() + extent.offset, spec.bytes),
                 0);
     }
-    for (const BlockFill& fill : layout.fills) {
-      for (const FileRead& read : fill.reads) {
-        EXPECT_EQ(read.offset % alignment, 0u);
-        EXPECT_EQ(read.bytes % alignment, 0u);
-        EXPECT_EQ(read.target_offset % alignment, 0u);
-        EXPECT_LE(read.bytes, rules.request_bytes);
-      }
+    for (const FileRead& read : layout.block_reads) {
+      EXPECT_EQ(read.offset % alignment, 0u);
+      EXPECT_EQ(read.bytes % alignment, 0u);
+      EXPECT_EQ(read.target_offset % alignment, 0u);
+      EXPECT_LE(read.bytes, rules.request_bytes);
     }
   }
 }

@@ -26,10 +26,11 @@ struct BlockCopy {
   std::uint64_t bytes;
 };
 
-/// One use of a ring block: the reads that fill it and the copies that empty it.
+/// One use of a ring block: where the reads that fill it and the copies that empty it end in their layout's
+/// lists. They begin where those of the fill before end.
 struct BlockFill {
-  std::vector<FileRead> reads;
-  std::vector<BlockCopy> copies;
+  std::uint32_t reads_end = 0;
+  std::uint32_t copies_end = 0;
 };
 
 struct MemoryCopy {
@@ -53,9 +54,20 @@ struct LayerLayout {
   std::uint64_t slot_bytes = 0;
   std::vector<std::uint64_t> tensor_offsets;  ///< in the slot, one per tensor of the layer
   std::vector<FileRead> landings;             ///< straight from storage into the slot
-  std::vector<BlockFill> fills;               ///< through the ring
+  std::vector<BlockFill> fills;               ///< through the ring, by these two:
+  std::vector<FileRead> block_reads;          ///< from storage into a block, fill by fill
+  std::vector<BlockCopy> block_copies;        ///< from there into the slot, fill by fill
   std::vector<MemoryCopy> memory_copies;      ///< from where the bytes lie in host memory
   std::vector<MappedCopy> mapped_copies;      ///< out of the page-cache tier
+
+  std::span<const FileRead> reads_of(std::size_t fill) const {
+    const std::uint32_t begin = fill == 0 ? 0 : fills[fill - 1].reads_end;
+    return std::span(block_reads).subspan(begin, fills[fill].reads_end - begin);
+  }
+  std::span<const BlockCopy> copies_of(std::size_t fill) const {
+    const std::uint32_t begin = fill == 0 ? 0 : fills[fill - 1].copies_end;
+    return std::span(block_copies).subspan(begin, fills[fill].copies_end - begin);
+  }
 
   std::uint64_t disk_bytes() const;    ///< read per load, alignment included
   std::uint64_t ring_bytes() const;    ///< copied per load out of ring blocks
@@ -99,5 +111,9 @@ LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> fi
 /// `slot_bytes` of that layout, without its transfers.
 std::uint64_t laid_out_bytes(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                              const LayerPart& part = {});
+
+/// What `tensor` takes as a resident. A layout of residents takes the sum of these, tied ones once.
+std::uint64_t resident_tensor_bytes(const TensorSpec& tensor, std::span<const SourceFile> files,
+                                    const LayoutRules& rules);
 
 }  // namespace tierstream
