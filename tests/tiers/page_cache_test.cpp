@@ -43,6 +43,15 @@ std::uint64_t locked_by_process() {
   return 0;
 }
 
+/// Under a sanitizer mlock does nothing and says that it did.
+bool locks_lock() {
+  std::vector<std::byte> memory(3 * 4096);
+  if (::mlock(memory.data(), memory.size()) != 0) return false;
+  const bool locks = locked_by_process() != 0;
+  ::munlock(memory.data(), memory.size());
+  return locks;
+}
+
 /// Four layers of 5 MiB in one file.
 class FilePageCacheTest : public ::testing::Test {
  protected:
@@ -202,6 +211,7 @@ TEST_F(FilePageCacheTest, RefusesAFileThatIsNotTheOneOfTheTable) {
 
 TEST_F(FilePageCacheTest, TakesOverWhatBothPlansKeep) {
   if (!drop_pages()) GTEST_SKIP() << "the kernel does not drop these pages, or does not say so";
+  const bool locks = locks_lock();
   std::uint64_t kept = 0;
   std::map<std::uint64_t, const std::byte*> addresses;
   for (const std::uint64_t budget : {6u, 12u, 8u, 20u, 2u}) {
@@ -217,7 +227,9 @@ TEST_F(FilePageCacheTest, TakesOverWhatBothPlansKeep) {
     EXPECT_EQ(cached_bytes(), kept) << "others are dropped";
     if (status.lock_refusal.empty()) {
       EXPECT_EQ(status.locked_bytes, kept);
-      EXPECT_EQ(locked_by_process(), kept) << "others are unlocked";
+      if (locks) {
+        EXPECT_EQ(locked_by_process(), kept) << "others are unlocked";
+      }
     }
     for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
       EXPECT_TRUE(pages_->is_registered(layer));
