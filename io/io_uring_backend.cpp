@@ -188,7 +188,7 @@ class IoUringBackend final : public StorageBackend {
           ::io_uring_get_sqe(ring_.get());  // never null: one place for each request in flight
       prepare(*entry, read);
       // One by one: the kernel merges neighbours that are submitted together, and a disk that serves 16 reads
-      // of 1 MiB side by side got 4 of 4 MiB, an eighth slower (docs/benchmarks.md). What the kernel does not
+      // of 1 MiB side by side got 4 of 4 MiB, a tenth slower (docs/benchmarks.md). What the kernel does not
       // take now (EAGAIN, EBUSY) stays in the queue and goes along with the next read or collect.
       ::io_uring_submit(ring_.get());
     }

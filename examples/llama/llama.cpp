@@ -1,22 +1,17 @@
 #include "llama/llama.h"
 
 #include <ATen/ATen.h>
+#include <tierstream/adapters/torch/build_layers.h>
 
 #include <algorithm>
-#include <limits>
 
 namespace tierstream::llama {
 namespace {
 
 namespace nn = torch::nn;
 
-/// A weight of this shape without its memory.
-at::Tensor placeholder(at::IntArrayRef shape, at::ScalarType dtype) {
-  return at::full({}, std::numeric_limits<double>::quiet_NaN(), dtype).expand(shape);
-}
-
 at::Tensor add_weight(nn::Module& module, const char* name, at::IntArrayRef shape, at::ScalarType dtype) {
-  return module.register_parameter(name, placeholder(shape, dtype), /*requires_grad=*/false);
+  return module.register_parameter(name, weight_without_memory(shape, dtype), /*requires_grad=*/false);
 }
 
 /// True where a token at `rows` sees one at `columns`: not after it, nor `window` or more before it.
