@@ -56,21 +56,31 @@ struct Samples {
   }
 };
 
-class BudgetSamples : public testing::TestWithParam<bool> {};
+/// A checkpoint whose tensors can land in slots (true) or cannot, and a cgroup to read it in.
+class BudgetSamples : public testing::TestWithParam<bool> {
+ protected:
+  void SetUp() override {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+    GTEST_SKIP() << "a sanitizer's own memory is many times what is measured here";
+#endif
+    if (!cgroup_.refusal().empty()) GTEST_SKIP() << cgroup_.refusal();
+  }
+  void write_checkpoint(std::uint32_t layers) const {
+    write_synthetic_checkpoint(
+        directory_.path(),
+        {.layers = layers, .layer_bytes = 16 * kMiB, .shards = 2, .skew = landing_ ? 0u : 7u});
+  }
+
+  const bool landing_ = GetParam();
+  const TemporaryDirectory directory_;
+  const MemoryCgroup cgroup_{kLimitMiB * kMiB};
+};
 
 TEST_P(BudgetSamples, ShowNoByteBeyondTheBudgetsAndTheOverhead) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's own memory is many times what is measured here";
-#endif
-  const bool landing = GetParam();
-  const TemporaryDirectory directory;
-  write_synthetic_checkpoint(
-      directory.path(), {.layers = 32, .layer_bytes = 16 * kMiB, .shards = 2, .skew = landing ? 0u : 7u});
-  const MemoryCgroup cgroup(kLimitMiB * kMiB);
-  if (!cgroup.refusal().empty()) GTEST_SKIP() << cgroup.refusal();
+  write_checkpoint(32);
 
   std::vector<std::string> arguments = {"run",
-                                        directory.path(),
+                                        directory_.path(),
                                         "--budget",
                                         "gpu=" + std::to_string(kGpuMiB) +
                                             "MiB,pinned=" + std::to_string(kPinnedMiB) +
@@ -80,11 +90,11 @@ TEST_P(BudgetSamples, ShowNoByteBeyondTheBudgetsAndTheOverhead) {
                                         "--device",
                                         "cpu",
                                         "--json"};
-  if (!landing) arguments.push_back("--no-landing");
-  Command command(arguments, cgroup.path());
+  if (!landing_) arguments.push_back("--no-landing");
+  Command command(arguments, cgroup_.path());
   Samples most;
   do {
-    most.take(cgroup, command.process());
+    most.take(cgroup_, command.process());
   } while (!command.ends_within(kInterval));
   const CommandResult result = command.finish();
 
@@ -96,15 +106,15 @@ TEST_P(BudgetSamples, ShowNoByteBeyondTheBudgetsAndTheOverhead) {
             << (held("gpu") + held("pinned") + held("page_cache")) / kMiB << " MiB\n";
 
   EXPECT_LE(most.charged_bytes, (kGpuMiB + kPinnedMiB + kPageCacheMiB + kOverheadMiB) * kMiB);
-  EXPECT_LE(cgroup.peak_bytes(), (kGpuMiB + kPinnedMiB + kPageCacheMiB + kOverheadMiB) * kMiB)
+  EXPECT_LE(cgroup_.peak_bytes(), (kGpuMiB + kPinnedMiB + kPageCacheMiB + kOverheadMiB) * kMiB)
       << "between two samples";
   EXPECT_LE(most.own_bytes, (kGpuMiB + kPinnedMiB + kOverheadMiB) * kMiB);
   EXPECT_LE(most.locked_bytes, (kPinnedMiB + kPageCacheMiB) * kMiB);
-  EXPECT_LE(cgroup.unevictable_bytes(), kUnlockedLater * std::thread::hardware_concurrency())
+  EXPECT_LE(cgroup_.unevictable_bytes(), kUnlockedLater * std::thread::hardware_concurrency())
       << "still locked after the end";
   // That the samples see what they are to see.
   EXPECT_GE(most.count, 1u);
-  EXPECT_GE(cgroup.peak_bytes(), held("gpu"));
+  EXPECT_GE(cgroup_.peak_bytes(), held("gpu"));
   EXPECT_GE(held("page_cache"), kPageCacheMiB * kMiB * 9 / 10);
   if (most.locked_bytes == 0) std::cout << "mlock was refused: locked bytes are not tested\n";
 }
@@ -117,20 +127,12 @@ struct Excess {
 };
 
 TEST_P(BudgetSamples, ShowNoByteBeyondBudgetsThatChange) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  GTEST_SKIP() << "a sanitizer's own memory is many times what is measured here";
-#endif
-  const bool landing = GetParam();
-  const TemporaryDirectory directory;
-  write_synthetic_checkpoint(
-      directory.path(), {.layers = 16, .layer_bytes = 16 * kMiB, .shards = 2, .skew = landing ? 0u : 7u});
-  const MemoryCgroup cgroup(kLimitMiB * kMiB);
-  if (!cgroup.refusal().empty()) GTEST_SKIP() << cgroup.refusal();
+  write_checkpoint(16);
   const TemporaryDirectory elsewhere;
   const std::string state_file = elsewhere.path() + "/state";
   BudgetState state(state_file);
 
-  Command command({directory.path(), state_file, landing ? "landing" : "ring"}, cgroup.path(),
+  Command command({directory_.path(), state_file, landing_ ? "landing" : "ring"}, cgroup_.path(),
                   BUDGET_CHANGES);
   Excess most;
   std::set<std::uint64_t> budgets;
@@ -142,7 +144,7 @@ TEST_P(BudgetSamples, ShowNoByteBeyondBudgetsThatChange) {
     const std::uint64_t changes = state.changes();
     const Budget allowed = state.allowed();
     Samples now;
-    now.take(cgroup, command.process());
+    now.take(cgroup_, command.process());
     if (changes % 2 == 0 && changes == state.changes()) {  // else it changes just now
       const std::uint64_t own = allowed.gpu + allowed.pinned + kOverheadMiB * kMiB;
       most.charged_bytes = std::max(most.charged_bytes, beyond(now.charged_bytes, own + allowed.page_cache));
