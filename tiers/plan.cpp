@@ -78,6 +78,10 @@ void refuse_options(const LayerTable& table, const PlanOptions& options) {
     throw Error(Errc::kInvalidArgument, fmt::format("request_bytes={}: must be a power of two from {} to {}",
                                                     request, kMinimumRequestBytes, options.max_block_bytes));
   }
+  if (!std::has_single_bit(chunk_bytes(options))) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("chunk_bytes={}: must be a power of two", options.chunk_bytes));
+  }
   if (options.max_slots == 0) throw Error(Errc::kInvalidArgument, "max_slots=0: streaming takes a slot");
   if (table.layers.empty()) throw Error(Errc::kInvalidArgument, "there are no layers to stream");
   if (!options.layer_seconds.empty() && options.layer_seconds.size() != table.layers.size()) {

@@ -151,8 +151,9 @@ ChunkOrder::ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chu
       }
       for (std::uint64_t chunk = chunks.last + 1; chunk-- > chunks.first;) {
         const ChunkSpan one{chunks.file, chunk, chunk};
-        if (seen.insert(one) != 0) entries_.push_back({one, layer, kNoTensor});
+        if (!seen.contains(one.file, chunk)) entries_.push_back({one, layer, kNoTensor});
       }
+      seen.insert(chunks);
     }
     shares.add_layer(std::span<const Entry>(entries_).subspan(first),
                      [](const Entry& entry) { return entry.chunks.count(); });
@@ -191,7 +192,13 @@ ChunkSet ChunkOrder::choose(const TensorHomes& homes, const Budget& room) const 
     if (!is_useful) continue;
     std::uint64_t& left = table_.files[entry.chunks.file].info.is_local_file ? page_cache_left : pinned_left;
     // What does not fit ends its tier's beginning, even if something smaller behind it would.
-    left = chosen.missing_bytes(entry.chunks) <= left ? left - chosen.insert(entry.chunks) : 0;
+    const std::uint64_t missing = chosen.missing_bytes(entry.chunks);
+    if (missing <= left) {
+      left -= missing;
+      chosen.insert(entry.chunks);
+    } else {
+      left = 0;
+    }
     if (page_cache_left == 0 && pinned_left == 0) break;
   }
   return chosen;

@@ -142,6 +142,8 @@ TEST(Plan, RefusesAModelWithoutLayersAndOptionsThatMakeNoSense) {
   const LayerTable model = table(2, kMiB, 0);
   expect_throws(Errc::kInvalidArgument, HasSubstr("max_slots"),
                 [&] { make_plan(model, {.gpu = kMiB, .pinned = 2 * kMiB}, {}, {.max_slots = 0}); });
+  expect_throws(Errc::kInvalidArgument, HasSubstr("chunk_bytes=3"),
+                [&] { make_plan(model, {.gpu = kMiB, .pinned = 2 * kMiB}, {}, {.chunk_bytes = 3}); });
   const std::array<double, 3> seconds{};
   expect_throws(Errc::kInvalidArgument, HasSubstr("3 entries for 2 layers"),
                 [&] { make_plan(model, {.gpu = kMiB, .pinned = 2 * kMiB}, {}, {.layer_seconds = seconds}); });

@@ -2,7 +2,7 @@
 
 #include <tierstream/io/layer_table.h>
 
-#include <algorithm>
+#include <bit>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -37,45 +37,48 @@ class ChunkSet {
   };
 
   ChunkSet() = default;
-  /// Empty, of these files. `chunk_bytes`: a multiple of every file's alignment.
+  /// Empty, of these files. `chunk_bytes`: a power of two, no less than any file's alignment.
   explicit ChunkSet(std::span<const SourceFile> files, std::uint64_t chunk_bytes = kChunkBytes);
 
-  std::uint64_t chunk_of(std::uint64_t offset) const noexcept { return offset / chunk_bytes_; }
-  std::uint64_t window_bytes() const noexcept { return chunk_bytes_ * kWindowChunks; }
+  std::uint64_t chunk_of(std::uint64_t offset) const noexcept { return offset >> chunk_shift_; }
+  std::uint64_t window_bytes() const noexcept { return kWindowChunks << chunk_shift_; }
 
   /// Those that a tensor of at least one byte touches.
-  ChunkSpan chunks_of(const FileExtent& extent, std::uint64_t bytes) const noexcept;
+  ChunkSpan chunks_of(const FileExtent& extent, std::uint64_t bytes) const noexcept {
+    return {extent.file, chunk_of(extent.offset), chunk_of(extent.offset + bytes - 1)};
+  }
 
   /// Of `span` what is not there yet. The last chunk of a file counts up to the file's end.
   std::uint64_t missing_bytes(const ChunkSpan& span) const;
-  /// Returns the bytes that were missing.
-  std::uint64_t insert(const ChunkSpan& span);
+  void insert(const ChunkSpan& span);
   /// Removes what `others`, of the same files and chunks, do not have.
   void keep_only(const ChunkSet& others);
   void clear() noexcept;
-  bool contains(std::uint32_t file, std::uint64_t chunk) const { return files_[file].chunks[chunk] != 0; }
+  bool contains(std::uint32_t file, std::uint64_t chunk) const {
+    return ((files_[file].words[chunk / kWordChunks] >> chunk % kWordChunks) & 1) != 0;
+  }
   /// All of the file bytes [begin, end).
   bool covers(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const;
   /// Where the stretch from `begin` on ends, `end` at most, that is all in the set or all outside it.
   std::uint64_t stretch_end(std::uint32_t file, std::uint64_t begin, std::uint64_t end) const;
 
-  bool empty() const noexcept { return bytes() == 0; }
+  bool empty() const noexcept;
   std::uint64_t bytes() const noexcept;
-  std::uint64_t bytes(std::uint32_t file) const noexcept { return files_[file].kept_bytes; }
+  std::uint64_t bytes(std::uint32_t file) const noexcept;
   /// Runs of neighbours, cut at windows' edges, in the order of files and offsets.
   std::vector<Range> ranges() const;
 
  private:
+  static constexpr std::uint64_t kWordChunks = 64;
   struct File {
     std::uint64_t bytes;
-    std::uint64_t kept_bytes;
-    std::vector<std::uint8_t> chunks;  ///< not bool: asked for and counted in long runs
+    std::vector<std::uint64_t> words;  ///< a bit for each chunk
   };
-  std::uint64_t bytes_of(std::uint32_t file, std::uint64_t chunk) const {
-    return std::min(chunk_bytes_, files_[file].bytes - chunk * chunk_bytes_);
-  }
+  /// Calls `visit` for each word that the span's bits lie in, with its index and these bits.
+  template <typename Visit>
+  static void visit_words(const ChunkSpan& span, Visit visit);
 
-  std::uint64_t chunk_bytes_ = kChunkBytes;
+  int chunk_shift_ = std::countr_zero(kChunkBytes);
   std::vector<File> files_;
 };
 
