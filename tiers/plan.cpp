@@ -10,6 +10,8 @@
 #include <string_view>
 #include <utility>
 
+#include "layout_builder.h"
+
 namespace tierstream {
 namespace {
 
@@ -93,35 +95,30 @@ void refuse_options(const LayerTable& table, const PlanOptions& options) {
 /// Makes as long a beginning of the fixed order resident as `gpu_bytes` hold beside the slots of the rest.
 /// `slot_bytes`: by layer, with no more resident yet than `resident_bytes`. What fits is counted as it is
 /// laid out, so that a plan given what another one uses is the same plan.
-void choose_residents(const LayerTable& table, const LayoutRules& rules, std::uint64_t gpu_bytes,
-                      std::vector<std::uint64_t> slot_bytes, std::uint64_t resident_bytes,
-                      std::uint32_t max_slots, TensorHomes& homes) {
-  const auto bytes_of = [&](const ResidentCandidate& tensor) {
-    return resident_tensor_bytes(table.layers[tensor.layer].tensors[tensor.tensors.front()], table.files,
-                                 rules);
-  };
-  const auto set_home = [&](const ResidentCandidate& tensor, TensorHome home) {
-    for (const std::uint32_t i : tensor.tensors) homes[tensor.layer][i] = home;
+void choose_residents(const LayerTable& table, const SortedTensors& tensors, LayoutBuilder& layouts,
+                      std::uint64_t gpu_bytes, std::vector<std::uint64_t> slot_bytes,
+                      std::uint64_t resident_bytes, std::uint32_t max_slots, TensorHomes& homes) {
+  const auto set_home = [&](ResidentCandidate tied, TensorHome home) {
+    for (const SortedTensor& tensor : tied) homes[tensor.layer][tensor.tensor] = home;
   };
   const auto measure_slot = [&](std::uint32_t layer) {
     slot_bytes[layer] =
-        laid_out_bytes(table.layers[layer], table.files, rules, {homes[layer], TensorHome::kSlot});
+        layouts.place(table.layers[layer], tensors.of(layer), {homes[layer], TensorHome::kSlot});
   };
   const auto slots_take = [&] {
     const auto streamed = slot_bytes.size() - static_cast<std::size_t>(std::ranges::count(slot_bytes, 0u));
     return std::ranges::max(slot_bytes) * std::min<std::uint64_t>(max_slots, streamed);
   };
-  const ResidentOrder order(table);
-  std::vector<const ResidentCandidate*> chosen;
-  chosen.reserve(order.candidates().size());
+  std::vector<ResidentCandidate> chosen;
   std::vector<bool> gives_up(slot_bytes.size());
-  for (const ResidentCandidate& tensor : order.candidates()) {
-    if (homes[tensor.layer][tensor.tensors.front()] != TensorHome::kSlot) continue;
-    const std::uint64_t bytes = bytes_of(tensor);
+  for (const ResidentCandidate tied : resident_order(tensors)) {
+    const SortedTensor& tensor = tied.front();
+    if (homes[tensor.layer][tensor.tensor] != TensorHome::kSlot) continue;
+    const std::uint64_t bytes = layouts.resident_bytes(tensor);
     if (resident_bytes + bytes > gpu_bytes) break;
     resident_bytes += bytes;
-    set_home(tensor, TensorHome::kResident);
-    chosen.push_back(&tensor);
+    set_home(tied, TensorHome::kResident);
+    chosen.push_back(tied);
     gives_up[tensor.layer] = true;
   }
   for (std::uint32_t layer = 0; layer < slot_bytes.size(); ++layer) {
@@ -130,37 +127,36 @@ void choose_residents(const LayerTable& table, const LayoutRules& rules, std::ui
   // From the longest beginning down: slots shrink as their largest layer does, so a longer one may fit where
   // a shorter one does not.
   for (; !chosen.empty() && resident_bytes + slots_take() > gpu_bytes; chosen.pop_back()) {
-    resident_bytes -= bytes_of(*chosen.back());
-    set_home(*chosen.back(), TensorHome::kSlot);
-    measure_slot(chosen.back()->layer);
+    resident_bytes -= layouts.resident_bytes(chosen.back().front());
+    set_home(chosen.back(), TensorHome::kSlot);
+    measure_slot(chosen.back().front().layer);
   }
 }
 
-void lay_out(const LayerTable& table, Plan& plan) {
+void lay_out(const LayerTable& table, const SortedTensors& tensors, LayoutBuilder& layouts, Plan& plan) {
   plan.layers.reserve(table.layers.size());
   plan.residents.reserve(table.layers.size());
   const ChunkSet* cached = plan.kept.empty() ? nullptr : &plan.kept;
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
-    const Layer& layer = table.layers[i];
-    const LayerPart streamed{plan.homes[i], TensorHome::kSlot, cached};
-    plan.layers.push_back(make_layer_layout(layer, table.files, plan.rules, streamed));
+    const auto build = [&](const LayerPart& part) {
+      return layouts.build(table.layers[i], tensors.of(i), part);
+    };
+    plan.layers.push_back(build({plan.homes[i], TensorHome::kSlot, cached}));
     plan.slot_bytes = std::max(plan.slot_bytes, plan.layers.back().slot_bytes);
-    const LayerPart resident{plan.homes[i], TensorHome::kResident};
-    plan.residents.push_back(make_layer_layout(layer, table.files, plan.rules, resident));
+    plan.residents.push_back(build({plan.homes[i], TensorHome::kResident}));
     plan.resident_bytes += plan.residents.back().slot_bytes;
   }
 }
 
-void add_up(const LayerTable& table, Plan& plan) {
+void add_up(const SortedTensors& tensors, Plan& plan) {
   const bool all_stay = plan.all_stay();
-  plan.mapped.reserve(table.layers.size());
-  plan.loads.reserve(table.layers.size());
-  for (std::size_t i = 0; i < table.layers.size(); ++i) {
-    const std::vector<TensorSpec>& tensors = table.layers[i].tensors;
+  plan.mapped.reserve(plan.layers.size());
+  plan.loads.reserve(plan.layers.size());
+  for (std::size_t i = 0; i < plan.layers.size(); ++i) {
     std::uint64_t mapped = 0;
-    for (std::size_t t = 0; t < tensors.size(); ++t) {
-      if (plan.homes[i][t] == TensorHome::kMapped) mapped += tensors[t].bytes;
-      if (plan.homes[i][t] == TensorHome::kSlot) plan.streamed_bytes += tensors[t].bytes;
+    for (const SortedTensor& tensor : tensors.of(i)) {
+      if (plan.homes[i][tensor.tensor] == TensorHome::kMapped) mapped += tensor.bytes;
+      if (plan.homes[i][tensor.tensor] == TensorHome::kSlot) plan.streamed_bytes += tensor.bytes;
     }
     plan.mapped.push_back(mapped);
     const LayerLayout& layout = plan.layers[i];
@@ -201,13 +197,14 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
                const PlanOptions& options) {
   refuse_options(table, options);
   Plan plan;
+  const SortedTensors tensors(table);
   plan.homes = options.held != nullptr ? *options.held : all_streamed(table);
   std::optional<ChunkOrder> chunks;
-  Budget held;
   if (options.held != nullptr || can_keep(table, budget)) {
-    chunks.emplace(table, options.is_host, chunk_bytes(options));
-    held = bytes_by_tier(table, chunks->choose(plan.homes, {}));
+    chunks.emplace(table, tensors, options.is_host, chunk_bytes(options));
   }
+  Budget held;
+  if (options.held != nullptr) held = bytes_by_tier(table, chunks->choose(plan.homes, {}));
   plan.minimum.page_cache = held.page_cache;
   const std::uint64_t ring_room = budget.pinned - std::min(budget.pinned, held.pinned);
   plan.ring = choose_ring(std::max(ring_room, kMinimumBlocks * options.request_bytes), options);
@@ -222,16 +219,17 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   const auto keep_pages = [&] {
     if (!chunks) return;
     plan.kept = chunks->choose(plan.homes, room);
-    if (options.is_host) use_where_mapped(table, plan.kept, plan.homes);
+    if (options.is_host) use_where_mapped(tensors, plan.kept, plan.homes);
   };
   if (options.is_host) keep_pages();  // what is used where it is mapped needs neither slot nor residence
 
+  LayoutBuilder layouts(table.files, plan.rules);
   std::vector<std::uint64_t> slot_bytes;
   slot_bytes.reserve(table.layers.size());
   std::uint64_t held_bytes = 0;
   for (std::size_t i = 0; i < table.layers.size(); ++i) {
     const auto bytes_at = [&](TensorHome home) {
-      return laid_out_bytes(table.layers[i], table.files, plan.rules, {plan.homes[i], home});
+      return layouts.place(table.layers[i], tensors.of(i), {plan.homes[i], home});
     };
     slot_bytes.push_back(bytes_at(TensorHome::kSlot));
     if (options.held != nullptr) held_bytes += bytes_at(TensorHome::kResident);
@@ -241,11 +239,11 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   const std::string& largest_name = table.layers[static_cast<std::size_t>(largest - slot_bytes.begin())].name;
   plan.minimum.gpu = plan.outside.slot_bytes + held_bytes + plan.largest_slot_bytes;
   const std::uint64_t gpu_bytes = budget.gpu - std::min(budget.gpu, plan.outside.slot_bytes);
-  choose_residents(table, plan.rules, gpu_bytes, std::move(slot_bytes), held_bytes, options.max_slots,
+  choose_residents(table, tensors, layouts, gpu_bytes, std::move(slot_bytes), held_bytes, options.max_slots,
                    plan.homes);
   keep_pages();
 
-  lay_out(table, plan);
+  lay_out(table, tensors, layouts, plan);
   std::uint64_t fills = count_fills(plan);
   // Kept pages that turn out not to be registered take the ring, too.
   const bool has_room = budget.pinned >= kMinimumBlocks * options.request_bytes;
@@ -268,7 +266,7 @@ Plan make_plan(const LayerTable& table, const Budget& budget, const LinkRates& r
   plan.used = {.gpu = plan.outside.slot_bytes + plan.resident_bytes + plan.slots * plan.slot_bytes,
                .pinned = plan.ring.bytes() + kept.pinned,
                .page_cache = kept.page_cache};
-  add_up(table, plan);
+  add_up(tensors, plan);
   predict(rates, options.layer_seconds, plan);
   return plan;
 }

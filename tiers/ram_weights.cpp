@@ -33,12 +33,6 @@ std::uintptr_t begin_of(std::span<const std::byte> memory) {
 }
 std::uintptr_t end_of(std::span<const std::byte> memory) { return begin_of(memory) + memory.size(); }
 
-std::optional<std::span<const std::byte>> memory_of(const TensorSpec& tensor) {
-  const auto* data = std::get_if<const std::byte*>(&tensor.source);
-  if (data == nullptr || tensor.bytes == 0) return std::nullopt;
-  return std::span(*data, tensor.bytes);
-}
-
 }  // namespace
 
 std::vector<PageRange> page_ranges(std::vector<std::span<const std::byte>> tensors) {
@@ -80,36 +74,30 @@ std::vector<std::span<const std::byte>> private_file_mappings() {
 
 RamWeights::RamWeights(const LayerTable& table, const TensorHomes& homes, Device& device,
                        TierBudget& pinned) {
-  const auto lies_in_memory = [](const TensorSpec& tensor) { return memory_of(tensor).has_value(); };
-  if (std::ranges::none_of(table.layers, [&](const Layer& layer) {
-        return std::ranges::any_of(layer.tensors, lies_in_memory);
-      })) {
-    return;
-  }
+  const SortedTensors tensors(table);
+  if (std::ranges::none_of(tensors.all(), &SortedTensor::in_memory)) return;
   const std::vector<std::span<const std::byte>> files = private_file_mappings();
   const auto overlaps = [](std::span<const std::byte> a, std::span<const std::byte> b) {
     return a.data() < b.data() + b.size() && b.data() < a.data() + a.size();
   };
   std::vector<std::span<const std::byte>> chosen;
-  const ResidentOrder order(table);
-  for (const ResidentCandidate& candidate : order.candidates()) {
-    const std::uint32_t tensor = candidate.tensors.front();
-    if (homes[candidate.layer][tensor] != TensorHome::kSlot) continue;
-    const auto memory = memory_of(table.layers[candidate.layer].tensors[tensor]);
-    if (!memory) continue;
+  for (const ResidentCandidate tied : resident_order(tensors)) {
+    const SortedTensor& tensor = tied.front();
+    if (!tensor.in_memory() || homes[tensor.layer][tensor.tensor] != TensorHome::kSlot) continue;
+    const std::span memory(tensor.address(), tensor.bytes);
     // Pages shared with a neighbour are counted for both: from above.
-    std::optional<Reservation> reservation = pinned.try_reserve(end_page(*memory) - first_page(*memory));
+    std::optional<Reservation> reservation = pinned.try_reserve(end_page(memory) - first_page(memory));
     if (!reservation) {
       refusal_ = fmt::format("the pinned budget of {} holds no more of the weights in RAM",
                              format_bytes(pinned.limit_bytes()));
       break;
     }
-    if (std::ranges::any_of(files, [&](const auto& file) { return overlaps(file, *memory); })) {
+    if (std::ranges::any_of(files, [&](const auto& file) { return overlaps(file, memory); })) {
       if (refusal_.empty()) refusal_ = "some lie in a private mapping of a file";
       continue;
     }
     reservations_.push_back(std::move(*reservation));
-    chosen.push_back(*memory);
+    chosen.push_back(memory);
   }
   for (const PageRange& range : page_ranges(std::move(chosen))) add(device, range);
   std::ranges::sort(edges_);

@@ -348,7 +348,8 @@ TEST_P(PlanProperties, EveryByteComesFromExactlyOnePlace) {
   budget.gpu += random_() % 2'000'000;
   budget.page_cache = random_() % 2'000'000;
   const Plan plan = make_plan(table_, budget, {}, options);
-  const ResidentOrder order(table_);
+  const SortedTensors sorted(table_);
+  const std::vector<ResidentCandidate> order = resident_order(sorted);
   for (std::size_t i = 0; i < plan.layers.size(); ++i) {
     for (const TensorHome home : {TensorHome::kSlot, TensorHome::kResident}) {
       const LayerLayout& layout = home == TensorHome::kSlot ? plan.layers[i] : plan.residents[i];
@@ -366,9 +367,12 @@ TEST_P(PlanProperties, EveryByteComesFromExactlyOnePlace) {
       }
       const std::vector<TensorSpec>& tensors = table_.layers[i].tensors;
       std::uint64_t resident_bytes = 0;
-      for (const ResidentCandidate& tensor : order.candidates()) {
-        if (tensor.layer != i || plan.homes[i][tensor.tensors.front()] != TensorHome::kResident) continue;
-        resident_bytes += resident_tensor_bytes(tensors[tensor.tensors.front()], table_.files, plan.rules);
+      for (const ResidentCandidate tied : order) {
+        const SortedTensor& tensor = tied.front();
+        if (tensor.layer != i || plan.homes[i][tensor.tensor] != TensorHome::kResident) continue;
+        resident_bytes += make_layer_layout({"", {tensors[tensor.tensor]}}, table_.files, plan.rules,
+                                            {.home = TensorHome::kResident})
+                              .slot_bytes;
       }
       EXPECT_EQ(plan.residents[i].slot_bytes, resident_bytes);
       for (std::size_t t = 0; t < tensors.size(); ++t) {

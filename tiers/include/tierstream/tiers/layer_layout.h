@@ -99,6 +99,8 @@ struct LayerPart {
   std::span<const TensorHome> homes = {};  ///< of the layer's tensors; empty: all are of this part
   TensorHome home = TensorHome::kSlot;     ///< of those that are
   const ChunkSet* cached = nullptr;        ///< null: nothing is
+
+  bool has(std::size_t tensor) const { return homes.empty() || homes[tensor] == home; }
 };
 
 /// Lays `part` of `layer` out in a slot. Tensors that are neighbours in the file and keep their alignment
@@ -107,13 +109,5 @@ struct LayerPart {
 /// put it as far behind the page's begin in every layout. Pure.
 LayerLayout make_layer_layout(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
                               const LayerPart& part = {});
-
-/// `slot_bytes` of that layout, without its transfers.
-std::uint64_t laid_out_bytes(const Layer& layer, std::span<const SourceFile> files, const LayoutRules& rules,
-                             const LayerPart& part = {});
-
-/// What `tensor` takes as a resident. A layout of residents takes the sum of these, tied ones once.
-std::uint64_t resident_tensor_bytes(const TensorSpec& tensor, std::span<const SourceFile> files,
-                                    const LayoutRules& rules);
 
 }  // namespace tierstream

@@ -29,7 +29,7 @@ struct PlanOptions {
   std::uint64_t request_bytes = 1u << 20;     ///< one read
   std::uint64_t max_block_bytes = 8u << 20;   ///< at 8 MiB a copy runs at 0.95 of the link
   std::uint64_t max_ring_bytes = 256u << 20;  ///< more does not make a pass faster
-  std::uint64_t chunk_bytes = 0;  ///< of host residency, a power of two; 0: see chunk_set.h
+  std::uint64_t chunk_bytes = 0;              ///< of host residency, a power of two; 0: see chunk_set.h
   /// Seconds that each layer computes; empty: unknown, taken for 0.
   std::span<const double> layer_seconds = {};
   /// Homes that leases of an earlier plan hold: tensors that are resident or mapped there are so in this

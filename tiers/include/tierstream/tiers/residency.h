@@ -3,9 +3,9 @@
 #include <tierstream/io/layer_table.h>
 #include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/chunk_set.h>
+#include <tierstream/tiers/sorted_tensors.h>
 
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <vector>
 
@@ -23,37 +23,23 @@ using TensorHomes = std::vector<std::vector<TensorHome>>;
 
 TensorHomes all_streamed(const LayerTable& table);
 
-/// A tensor that a layer loads, with those tied to it.
-struct ResidentCandidate {
-  std::uint32_t layer;
-  std::uint64_t bytes;
-  std::span<const std::uint32_t> tensors;  ///< of the layer: one, and all with the same bytes
-};
+/// A tensor that a layer loads, and those tied to it: neighbours in the order of SortedTensors.
+using ResidentCandidate = std::span<const SortedTensor>;
 
-/// The order in which tensors become resident on the device: whole ones, so that every layer has given up
+/// In the order in which tensors become resident on the device: whole ones, so that every layer has given up
 /// about the same share of its bytes at each point, and those layers that are ahead of others lie evenly
 /// spread. A plan takes a beginning of it, so plans for larger budgets keep all that smaller ones keep.
-/// Pure. The table's tensors, not their homes, decide.
-class ResidentOrder {
- public:
-  explicit ResidentOrder(const LayerTable& table);
-  ResidentOrder(const ResidentOrder&) = delete;
-  ResidentOrder& operator=(const ResidentOrder&) = delete;
-
-  std::span<const ResidentCandidate> candidates() const noexcept { return candidates_; }
-
- private:
-  std::vector<std::uint32_t> tensors_;  // of each layer in file order, tied ones side by side
-  std::vector<ResidentCandidate> candidates_;
-};
+/// Pure. The tensors, not their homes, decide.
+std::vector<ResidentCandidate> resident_order(const SortedTensors& tensors);
 
 /// The order in which chunks are kept in host memory: as even over the layers as that of the tensors, but
-/// from the end of each layer on, where tensors become resident last. Pure. `table` outlives it.
+/// from the end of each layer on, where tensors become resident last. Pure. `table` and `tensors` outlive it.
 class ChunkOrder {
  public:
   /// `in_place`: tensors that can be used where they are mapped are kept whole or not at all, because a part
   /// would have to be copied that could have been read to its place.
-  ChunkOrder(const LayerTable& table, bool in_place, std::uint64_t chunk_bytes = kChunkBytes);
+  ChunkOrder(const LayerTable& table, const SortedTensors& tensors, bool in_place,
+             std::uint64_t chunk_bytes = kChunkBytes);
 
   /// Of files in the file system as long a beginning as `room.page_cache` holds, of those of other backends
   /// as long a one as `room.pinned` does; before these the chunks of tensors that are mapped already, which
@@ -61,15 +47,16 @@ class ChunkOrder {
   ChunkSet choose(const TensorHomes& homes, const Budget& room) const;
 
  private:
-  static constexpr std::uint32_t kNoTensor = std::numeric_limits<std::uint32_t>::max();
+  /// A chunk of a tensor, or all that it touches where it is kept whole.
   struct Entry {
-    ChunkSpan chunks;
-    std::uint32_t layer;
-    std::uint32_t tensor;  // that they are kept with, all or none
+    const SortedTensor* tensor;
+    std::uint64_t chunk;
   };
-  bool is_kept_whole(const TensorSpec& tensor) const;
+  bool is_kept_whole(const SortedTensor& tensor) const;
+  ChunkSpan chunks_of(const Entry& entry) const;
 
   const LayerTable& table_;
+  const SortedTensors& tensors_;
   const bool in_place_;
   const ChunkSet none_;
   std::vector<Entry> entries_;
@@ -80,6 +67,6 @@ class ChunkOrder {
 Budget bytes_by_tier(const LayerTable& table, const ChunkSet& chunks);
 
 /// Gives the tensors that `chunks` covers and that may be used where they are mapped that home.
-void use_where_mapped(const LayerTable& table, const ChunkSet& chunks, TensorHomes& homes);
+void use_where_mapped(const SortedTensors& tensors, const ChunkSet& chunks, TensorHomes& homes);
 
 }  // namespace tierstream
