@@ -3,8 +3,9 @@
 Usage: llama_reference.py LLAMA_PROGRAM
 
 For each checkpoint: the logits against transformers' in the same dtype, both measured by transformers in float32
-with the same weights; the same bits whether resident or streamed at the least budget, at half and at full; the
-cache against the whole sequence at once; for float32 the tokens of greedy generation.
+with the same weights, of the whole sequence at once and of the prompt and then token by token through both caches;
+the same bits whether resident or streamed at the least budget, at half and at full; for float32 the tokens of greedy
+generation. Each rotary scaling again in float32, where it matters within the prompt or begins to matter after it.
 
 Exit codes: 0 they agree; 77 skipped, because transformers is not installed; others: they differ, or an error.
 """
@@ -46,7 +47,6 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 LINEAR = {"rope_type": "linear", "rope_theta": 1000.0, "factor": 4.0}
-DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
 BIASES = {"attention_bias": True, "mlp_bias": True}
 TIED = {"tie_word_embeddings": True}
 WINDOWS = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 2}
@@ -56,12 +56,22 @@ CASES = [
     ("llama_half", "Llama", {}, torch.float16, "100KB"),
     ("llama3_rope", "Llama", {"rope_parameters": LLAMA3}, torch.bfloat16, "100KB"),
     ("llama_linear_rope", "Llama", {"rope_parameters": LINEAR, **TIED, **BIASES}, torch.float32, "150KB"),
-    ("llama_dynamic_rope", "Llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": 24}, torch.float32, "1GB"),
     ("llama_one_key", "Llama", {"num_key_value_heads": 1, **TIED}, torch.bfloat16, "1GB"),
     ("mistral", "Mistral", {"head_dim": 32, "sliding_window": 7}, torch.float32, "100KB"),
     ("mistral_bf16", "Mistral", {"sliding_window": 1000}, torch.bfloat16, "1GB"),
     ("qwen2", "Qwen2", TIED, torch.bfloat16, "100KB"),
     ("qwen2_windows", "Qwen2", WINDOWS, torch.float32, "1GB"),
+]
+# The lengths of a training that the prompt is beyond, and that the tokens after it come to.
+PASSED = 24
+REACHED = 43
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+# name, class, what differs from SHAPE: "rope_parameters", or "rope_scaling" of before transformers 5
+ROTARY_CASES = [
+    ("linear", "Qwen2", {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 1000.0}),
+    ("dynamic", "Llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": PASSED}),
+    ("dynamic_later", "Mistral", {"rope_parameters": DYNAMIC, "max_position_embeddings": REACHED}),
+    ("llama3", "Llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
 ]
 
 failures = []
@@ -81,6 +91,11 @@ def make_checkpoint(directory, name, kind, changes, dtype, shard):
         for parameter_name, parameter in model.named_parameters():
             parameter.normal_(1.0 if "norm" in parameter_name else 0.0, 0.2)
     model.to(dtype).save_pretrained(directory, max_shard_size=shard)
+    if "rope_scaling" in changes:  # transformers has translated it
+        path = directory / "config.json"
+        saved = json.loads(path.read_text())
+        del saved["rope_parameters"]
+        path.write_text(json.dumps({**saved, **changes}))
     return model
 
 
@@ -130,21 +145,36 @@ def check(program, directory, name, kind, changes, dtype, shard):
     if dtype == torch.float32:
         check_generation(program, directory, name, model, ids, tokens)
 
-    # What was generated went through the cache; now all of it at once.
+    compare_with_transformers(program, directory, name, model, ids, tokens, logits)
+
+
+def check_rotary(program, directory, name, kind, changes):
+    model = make_checkpoint(directory, name, kind, changes, torch.float32, "1GB")
+    ids = torch.randint(0, VOCABULARY, (PROMPT_TOKENS,)).tolist()
+    logits_path = str(directory / "logits.safetensors")
+    report, logits = run(program, directory, ids, logits_path, "--max-tokens", str(NEW_TOKENS), "--resident")
+    compare_with_transformers(program, directory, name, model, ids, report["tokens"], logits)
+
+
+def compare_with_transformers(program, directory, name, model, ids, tokens, logits):
+    """`logits`: of the prompt `ids`, and of `tokens` through the cache."""
     all_ids = ids + tokens[:-1]
     logits_path = str(directory / "at_once.safetensors")
     _, at_once = run(program, directory, all_ids, logits_path, "--max-tokens", "1", "--resident")
     exact = type(model).from_pretrained(directory, dtype=torch.float32).eval()
     with torch.no_grad():
-        # A dynamic rotary base follows the length so far, in transformers the largest: the shorter comes first.
-        prompt_reference = exact(torch.tensor([ids])).logits[0]
+        # A dynamic rotary base follows the length so far, in transformers the largest: the shorter come first.
+        step = exact(torch.tensor([ids]))
+        cached = [step.logits[0]]
+        for token in tokens[:-1]:
+            step = exact(torch.tensor([[token]]), cache=step.cache)
+            cached.append(step.logits[0])
         reference = exact(torch.tensor([all_ids])).logits[0]
         theirs = float((model(torch.tensor([all_ids])).logits[0].float() - reference).abs().max())
-    cached_reference = prompt_reference if name == "llama_dynamic_rope" else reference
-    floor = FLOAT32_FLOOR * float(reference.abs().max()) if dtype == torch.float32 else 0.0
+    floor = FLOAT32_FLOOR * float(reference.abs().max()) if model.dtype == torch.float32 else 0.0
     errors = {
         "at once": float((at_once - reference).abs().max()),
-        "by the cache": float((logits[: len(cached_reference)] - cached_reference).abs().max()),
+        "by the cache": float((logits - torch.cat(cached)).abs().max()),
     }
     print(f"{name}: transformers' error {theirs:.2e}, ours {errors}, largest logit {float(reference.abs().max()):.1f}")
     for label, error in errors.items():
@@ -205,6 +235,8 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         for case in CASES:
             check(program, pathlib.Path(directory) / case[0], *case)
+        for case in ROTARY_CASES:
+            check_rotary(program, pathlib.Path(directory) / case[0], *case)
         check_refusals(program, pathlib.Path(directory) / "refused")
     sys.exit("\n".join(failures) or 0)
 
