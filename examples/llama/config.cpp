@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 
@@ -14,19 +15,72 @@ namespace {
 /// The deepest models have some hundred layers.
 constexpr std::int64_t kMaxLayers = 1 << 16;
 
+/// "type" in files of before transformers 4.45.
+const char* type_field(const ConfigFields& rope) { return rope.has("rope_type") ? "rope_type" : "type"; }
+
 RopeScaling scaling_of(const ConfigFields& rope) {
-  // "type" in files of before transformers 4.45.
-  const char* const name = rope.has("rope_type") ? "rope_type" : "type";
+  const char* const name = type_field(rope);
   if (!rope.has(name)) return RopeScaling::kNone;
   const std::string type = rope.text(name);
   if (type == "default") return RopeScaling::kNone;
   if (type == "linear") return RopeScaling::kLinear;
   if (type == "dynamic") return RopeScaling::kDynamicNtk;
   if (type == "llama3") return RopeScaling::kLlama3;
-  rope.refuse(name, fmt::format("is \"{}\", only default, linear, dynamic and llama3 are built", type));
+  if (type == "yarn") return RopeScaling::kYarn;
+  rope.refuse(name, fmt::format("is \"{}\", only default, linear, dynamic, llama3 and yarn are built", type));
 }
 
-RopeConfig read_rope(const ConfigFields& fields) {
+/// Where files have it, in the order in which transformers looks for it.
+std::int64_t read_trained_length(const ConfigFields& fields, const ConfigFields& rope) {
+  const char* const name = "original_max_position_embeddings";
+  if (fields.has(name)) return fields.size(name);
+  return rope.has(name) ? rope.size(name) : fields.size("max_position_embeddings");
+}
+
+double read_factor(const ConfigFields& rope) {
+  const double factor = rope.positive("factor");
+  if (factor < 1) rope.refuse("factor", "is below 1");
+  return factor;
+}
+
+/// The factor, or where there is none, by how much the model's length is more than the training's.
+double read_factor_or_ratio(const ConfigFields& fields, const ConfigFields& rope,
+                            std::int64_t trained_length) {
+  if (rope.has("factor")) return read_factor(rope);
+  const std::int64_t length = fields.size("max_position_embeddings");
+  if (length < trained_length) {
+    fields.refuse("max_position_embeddings",
+                  fmt::format("is {}, below the {} of the training", length, trained_length));
+  }
+  return static_cast<double>(length) / static_cast<double>(trained_length);
+}
+
+/// A positive number; 0 counts as missing, as it does in transformers.
+double nonzero_or(const ConfigFields& rope, const char* name, double otherwise) {
+  return rope.value(name) == 0 ? otherwise : rope.positive_or(name, otherwise);
+}
+
+void read_yarn(RopeConfig& rope, const ConfigFields& fields, const ConfigFields& parameters) {
+  if (rope.theta <= 1) {
+    parameters.refuse(type_field(parameters),
+                      fmt::format("needs a \"rope_theta\" above 1, not {}", rope.theta));
+  }
+  rope.trained_length = read_trained_length(fields, parameters);
+  rope.factor = read_factor_or_ratio(fields, parameters, rope.trained_length);
+  rope.low_turns = nonzero_or(parameters, "beta_slow", 1);
+  rope.high_turns = nonzero_or(parameters, "beta_fast", 32);
+  if (rope.high_turns < rope.low_turns) parameters.refuse("beta_fast", "is below \"beta_slow\"");
+  rope.whole_places = parameters.flag_or("truncate", true);
+  // As in the paper; with two weights, as DeepSeek has it.
+  const auto attention = [&](double weight) { return 0.1 * weight * std::log(rope.factor) + 1; };
+  const double weight = nonzero_or(parameters, "mscale", 0);
+  const double weight_of_all = nonzero_or(parameters, "mscale_all_dim", 0);
+  const bool weighted = weight > 0 && weight_of_all > 0;
+  rope.attention_factor = parameters.positive_or(
+      "attention_factor", weighted ? attention(weight) / attention(weight_of_all) : attention(1));
+}
+
+RopeConfig read_rope(const ConfigFields& fields, std::int64_t head_size) {
   RopeConfig rope{.theta = fields.positive_or("rope_theta", RopeConfig{}.theta)};
   // Older files have the first name, and there it wins.
   const char* const name = fields.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
@@ -37,19 +91,29 @@ RopeConfig read_rope(const ConfigFields& fields) {
   if (parameters.positive_or("partial_rotary_factor", 1) != 1) {
     parameters.refuse("partial_rotary_factor", "is not 1: heads that rotate in part are not built");
   }
-  if (rope.scaling == RopeScaling::kNone) return rope;
-  rope.factor = parameters.positive("factor");
-  if (rope.factor < 1) parameters.refuse("factor", "is below 1");
-  if (rope.scaling == RopeScaling::kDynamicNtk) rope.max_positions = fields.size("max_position_embeddings");
-  if (rope.scaling == RopeScaling::kLlama3) {
-    rope.low_frequency_factor = parameters.positive("low_freq_factor");
-    rope.high_frequency_factor = parameters.positive("high_freq_factor");
-    if (rope.high_frequency_factor <= rope.low_frequency_factor) {
-      parameters.refuse("high_freq_factor", "is not above \"low_freq_factor\"");
-    }
-    rope.original_positions = parameters.has("original_max_position_embeddings")
-                                  ? parameters.size("original_max_position_embeddings")
-                                  : fields.size("max_position_embeddings");
+  switch (rope.scaling) {
+    case RopeScaling::kNone:
+      break;
+    case RopeScaling::kLinear:
+      rope.factor = read_factor(parameters);
+      break;
+    case RopeScaling::kDynamicNtk:
+      rope.factor = read_factor(parameters);
+      rope.trained_length = fields.size("max_position_embeddings");
+      if (head_size == 2) parameters.refuse(type_field(parameters), "needs heads larger than 2");
+      break;
+    case RopeScaling::kLlama3:
+      rope.factor = read_factor(parameters);
+      rope.trained_length = read_trained_length(fields, parameters);
+      rope.low_turns = parameters.positive("low_freq_factor");
+      rope.high_turns = parameters.positive("high_freq_factor");
+      if (rope.high_turns <= rope.low_turns) {
+        parameters.refuse("high_freq_factor", "is not above \"low_freq_factor\"");
+      }
+      break;
+    case RopeScaling::kYarn:
+      read_yarn(rope, fields, parameters);
+      break;
   }
   return rope;
 }
@@ -107,9 +171,6 @@ void check_heads(const LlamaConfig& config, const ConfigFields& fields) {
   if (config.head_size % 2 != 0) {
     fields.refuse("head_dim", fmt::format("is {}: rotary embeddings need pairs", config.head_size));
   }
-  if (config.head_size == 2 && config.rope.scaling == RopeScaling::kDynamicNtk) {
-    fields.refuse("head_dim", "is 2: the dynamic scaling needs more");
-  }
   if (config.heads * config.head_size > ConfigFields::kMaxSize) {
     fields.refuse("num_attention_heads",
                   fmt::format("is {}, too many of size {}", config.heads, config.head_size));
@@ -145,8 +206,8 @@ LlamaConfig LlamaConfig::load(const std::filesystem::path& directory) {
     fields.refuse("num_attention_heads", fmt::format("is {}, which does not divide the hidden size {}",
                                                      config.heads, config.hidden_size));
   }
-  config.rope = read_rope(fields);
   check_heads(config, fields);
+  config.rope = read_rope(fields, config.head_size);
   config.norm_epsilon = fields.positive("rms_norm_eps");
   const bool llama_bias = model_type == "llama" && fields.flag_or("attention_bias", false);
   config.query_key_value_bias = llama_bias || model_type == "qwen2";

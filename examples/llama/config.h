@@ -10,19 +10,21 @@ namespace tierstream::llama {
 enum class RopeScaling : std::uint8_t {
   kNone,
   kLinear,      ///< all frequencies divided by `factor`
-  kDynamicNtk,  ///< a larger base beyond `max_positions`, by the length so far
+  kDynamicNtk,  ///< a larger base beyond `trained_length`, by the length so far
   kLlama3,      ///< low frequencies divided by `factor`, high ones kept, those between blended
+  kYarn,        ///< the same, blended by their place; cosines and sines times `attention_factor`
 };
 
 struct RopeConfig {
   double theta = 10'000;  ///< the base
   RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1;
-  // Of kLlama3: what counts as low and as high, in turns over `original_positions`.
-  double low_frequency_factor = 1;
-  double high_frequency_factor = 4;
-  std::int64_t original_positions = 0;
-  std::int64_t max_positions = 0;  ///< of kDynamicNtk
+  double factor = 1;                ///< at least 1
+  std::int64_t trained_length = 0;  ///< in tokens; of all scalings but kLinear
+  // Of kLlama3 and kYarn: what counts as low and as high, in turns over `trained_length`.
+  double low_turns = 1;
+  double high_turns = 4;
+  bool whole_places = true;  ///< of kYarn: the blended part of the frequencies begins and ends at whole ones
+  double attention_factor = 1;  ///< of kYarn
 };
 
 /// What a Hugging Face directory says about a model of the Llama family: Llama, Mistral or Qwen2.

@@ -10,10 +10,11 @@ namespace tierstream::llama {
 
 /// The rotary embedding's frequencies in radians a token, [head_size / 2], float32 on the CPU, for a context
 /// of `length` tokens (it matters for RopeScaling::kDynamicNtk only). Sources: Su et al. 2021, "RoFormer";
-/// the scalings as in Hugging Face transformers, modeling_rope_utils.py.
+/// Peng et al. 2023, "YaRN"; the scalings as in Hugging Face transformers, modeling_rope_utils.py.
 at::Tensor rotary_frequencies(const RopeConfig& rope, std::int64_t head_size, std::int64_t length);
 
-/// Cosine and sine for each position, each [tokens, 1, head_size]: the two halves of a head rotate together.
+/// Cosine and sine for each position, times the attention factor, each [tokens, 1, head_size]: the two halves
+/// of a head rotate together.
 struct RotaryTables {
   at::Tensor cosine;
   at::Tensor sine;

@@ -66,12 +66,23 @@ CASES = [
 PASSED = 24
 REACHED = 43
 DYNAMIC = {"rope_type": "dynamic", "rope_theta": 1000.0, "factor": 2.0}
+YARN = {"rope_type": "yarn", "rope_theta": 100.0, "factor": 4.0, "original_max_position_embeddings": PASSED}
+WEIGHTS = {"mscale": 2.0, "mscale_all_dim": 0.5, "beta_fast": 2.0, "beta_slow": 0.25, "truncate": False}
+YARN_OLDER = {
+    "rope_scaling": {"type": "yarn", "factor": None, "attention_factor": 1.5, "mscale": 1.0},
+    "rope_theta": 100.0,
+    "original_max_position_embeddings": PASSED,
+    "head_dim": 32,
+}
 # name, class, what differs from SHAPE: "rope_parameters", or "rope_scaling" of before transformers 5
 ROTARY_CASES = [
     ("linear", "Qwen2", {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 1000.0}),
     ("dynamic", "Llama", {"rope_parameters": DYNAMIC, "max_position_embeddings": PASSED}),
     ("dynamic_later", "Mistral", {"rope_parameters": DYNAMIC, "max_position_embeddings": REACHED}),
     ("llama3", "Llama", {"rope_parameters": LLAMA3, "head_dim": 32}),
+    ("yarn", "Llama", {"rope_parameters": YARN, "head_dim": 32}),
+    ("yarn_weighted", "Mistral", {"rope_parameters": {**YARN, **WEIGHTS}, "head_dim": 32}),
+    ("yarn_older", "Qwen2", YARN_OLDER),
 ]
 
 failures = []

@@ -1,6 +1,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -96,9 +97,9 @@ TEST(LlamaConfig, TakesTheRotaryScalingFromEitherName) {
   EXPECT_EQ(config.rope.scaling, RopeScaling::kLlama3);
   EXPECT_EQ(config.rope.theta, 500'000);
   EXPECT_EQ(config.rope.factor, 8);
-  EXPECT_EQ(config.rope.low_frequency_factor, 1);
-  EXPECT_EQ(config.rope.high_frequency_factor, 4);
-  EXPECT_EQ(config.rope.original_positions, 40);
+  EXPECT_EQ(config.rope.low_turns, 1);
+  EXPECT_EQ(config.rope.high_turns, 4);
+  EXPECT_EQ(config.rope.trained_length, 40);
 
   const LlamaConfig older =
       load(with({{"rope_scaling", {{"type", "linear"}, {"factor", 2.0}}}, {"rope_theta", 1e6}}));
@@ -106,7 +107,52 @@ TEST(LlamaConfig, TakesTheRotaryScalingFromEitherName) {
   EXPECT_EQ(older.rope.theta, 1e6);
   const LlamaConfig dynamic = load(with({{"rope_scaling", {{"type", "dynamic"}, {"factor", 2.0}}}}));
   EXPECT_EQ(dynamic.rope.scaling, RopeScaling::kDynamicNtk);
-  EXPECT_EQ(dynamic.rope.max_positions, 50);
+  EXPECT_EQ(dynamic.rope.trained_length, 50);
+}
+
+TEST(LlamaConfig, TakesAYarnScaling) {
+  const RopeConfig rope =
+      load(
+          with({{"rope_scaling", {{"type", "yarn"}, {"factor", 4.0}, {"mscale", 1}, {"mscale_all_dim", 0}}}}))
+          .rope;
+  EXPECT_EQ(rope.scaling, RopeScaling::kYarn);
+  EXPECT_EQ(rope.factor, 4);
+  EXPECT_EQ(rope.trained_length, 50);
+  EXPECT_EQ(rope.low_turns, 1);
+  EXPECT_EQ(rope.high_turns, 32);
+  EXPECT_TRUE(rope.whole_places);
+  EXPECT_DOUBLE_EQ(rope.attention_factor, 0.1 * std::log(4) + 1);
+
+  json yarn = {{"rope_type", "yarn"}, {"original_max_position_embeddings", 20},
+               {"beta_fast", 16},     {"beta_slow", 2},
+               {"truncate", false},   {"mscale", 2.0},
+               {"mscale_all_dim", 1}};
+  const RopeConfig other = load(with({{"rope_parameters", yarn}})).rope;
+  EXPECT_EQ(other.factor, 2.5);
+  EXPECT_EQ(other.trained_length, 20);
+  EXPECT_EQ(other.low_turns, 2);
+  EXPECT_EQ(other.high_turns, 16);
+  EXPECT_FALSE(other.whole_places);
+  EXPECT_DOUBLE_EQ(other.attention_factor, (0.2 * std::log(2.5) + 1) / (0.1 * std::log(2.5) + 1));
+
+  yarn["attention_factor"] = 0.75;
+  EXPECT_EQ(load(with({{"rope_parameters", yarn}})).rope.attention_factor, 0.75);
+}
+
+TEST(LlamaConfig, TakesTheTrainedLengthBesideTheScalingFirst) {
+  for (const char* const type : {"llama3", "yarn"}) {
+    json rope = {{"rope_type", type},
+                 {"factor", 2},
+                 {"low_freq_factor", 1},
+                 {"high_freq_factor", 4},
+                 {"original_max_position_embeddings", 30}};
+    EXPECT_EQ(
+        load(with({{"rope_parameters", rope}, {"original_max_position_embeddings", 20}})).rope.trained_length,
+        20);
+    EXPECT_EQ(load(with({{"rope_parameters", rope}})).rope.trained_length, 30);
+    rope.erase("original_max_position_embeddings");
+    EXPECT_EQ(load(with({{"rope_parameters", rope}})).rope.trained_length, 50);
+  }
 }
 
 TEST(LlamaConfig, TakesEndTokensOfTheGenerationConfigFirst) {
@@ -137,8 +183,8 @@ TEST(LlamaConfig, RefusesAbsurdFieldsByName) {
   refused({{"rms_norm_eps", "small"}}, R"("rms_norm_eps" is "small", not a positive number)");
   refused({{"tie_word_embeddings", 1}}, R"("tie_word_embeddings" is 1, neither true nor false)");
   refused({{"eos_token_id", "</s>"}}, R"("eos_token_id" is "</s>", no token)");
-  refused({{"rope_scaling", {{"type", "yarn"}, {"factor", 2}}}},
-          R"("rope_scaling.type" is "yarn", only default)");
+  refused({{"rope_scaling", {{"type", "su"}, {"factor", 2}}}},
+          R"("rope_scaling.type" is "su", only default)");
   refused({{"rope_scaling", {{"type", "linear"}}}}, R"("rope_scaling.factor" is missing)");
   refused({{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}, R"("rope_scaling.factor" is below 1)");
   refused({{"rope_scaling", "linear"}}, R"("rope_scaling" is "linear", no object)");
@@ -147,6 +193,23 @@ TEST(LlamaConfig, RefusesAbsurdFieldsByName) {
   const json flat = {{"rope_type", "llama3"}, {"factor", 8}, {"low_freq_factor", 4}, {"high_freq_factor", 4}};
   refused({{"rope_parameters", flat}},
           R"("rope_parameters.high_freq_factor" is not above "low_freq_factor")");
+  refused({{"head_dim", 2}, {"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}}},
+          R"("rope_scaling.type" needs heads larger than 2)");
+  const auto yarn_refused = [&](json changes, const std::string& fragment) {
+    json yarn = {{"rope_type", "yarn"}, {"factor", 2}};
+    yarn.update(changes);
+    refused({{"rope_parameters", yarn}}, R"("rope_parameters.)" + fragment);
+  };
+  yarn_refused({{"factor", 0.5}}, R"(factor" is below 1)");
+  yarn_refused({{"original_max_position_embeddings", 0}}, R"(original_max_position_embeddings" is 0, not a)");
+  yarn_refused({{"beta_fast", 1}, {"beta_slow", 2}}, R"(beta_fast" is below "beta_slow")");
+  yarn_refused({{"beta_slow", -1}}, R"(beta_slow" is -1, not a positive number)");
+  yarn_refused({{"mscale", "1"}}, R"(mscale" is "1", not a positive number)");
+  yarn_refused({{"truncate", 0}}, R"(truncate" is 0, neither true nor false)");
+  yarn_refused({{"attention_factor", 0}}, R"(attention_factor" is 0, not a positive number)");
+  yarn_refused({{"rope_theta", 1}}, R"(rope_type" needs a "rope_theta" above 1, not 1)");
+  refused({{"rope_parameters", {{"rope_type", "yarn"}, {"original_max_position_embeddings", 51}}}},
+          R"("max_position_embeddings" is 50, below the 51 of the training)");
   refused({{"model_type", "qwen2"}, {"use_sliding_window", true}, {"sliding_window", 9}},
           R"("max_window_layers" is missing or not a number)");
   refused({{"model_type", "qwen2"},

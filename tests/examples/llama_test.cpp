@@ -68,17 +68,42 @@ TEST(Rope, LinearScalingDividesThemAll) {
 }
 
 TEST(Rope, DynamicScalingRaisesTheBaseBeyondTheTrainedLength) {
-  const RopeConfig rope{.scaling = RopeScaling::kDynamicNtk, .factor = 2, .max_positions = 10};
+  const RopeConfig rope{.scaling = RopeScaling::kDynamicNtk, .factor = 2, .trained_length = 10};
   expect_near(frequencies(rope, 10), {1, 0.01});
   expect_near(frequencies(rope, 30), {1, 0.002});  // 10000 (2 * 30 / 10 - 1)^2 = 250000
 }
 
 TEST(Rope, Llama3ScalingKeepsHighDividesLowAndBlendsBetween) {
-  RopeConfig rope{.scaling = RopeScaling::kLlama3, .factor = 8, .original_positions = 100};
+  RopeConfig rope{.scaling = RopeScaling::kLlama3, .factor = 8, .trained_length = 100};
   expect_near(frequencies(rope), {1, 0.01 / 8});
   rope.theta = 100;  // the wavelength 20 pi lies between 100 / 4 and 100 / 1
   const double kept = (100 / (20 * M_PI) - 1) / 3;
   expect_near(frequencies(rope), {1, (1 - kept) * 0.1 / 8 + kept * 0.1});
+}
+
+TEST(Rope, YarnScalingKeepsHighDividesLowAndBlendsBetweenByPlace) {
+  // Of heads of size 4 and a base of 10000, the place p turns once in 2 pi 100^p tokens: these are 0.8
+  // and 1.4.
+  RopeConfig rope{.scaling = RopeScaling::kYarn,
+                  .factor = 4,
+                  .trained_length = 1000,
+                  .low_turns = 1000 / (2 * M_PI * std::pow(100, 1.4)),
+                  .high_turns = 1000 / (2 * M_PI * std::pow(100, 0.8))};
+  const auto blended = [](double kept) { return kept * 0.01 + (1 - kept) * 0.01 / 4; };
+  expect_near(frequencies(rope), {1, blended(0.5)});  // from 0 to 2
+  rope.whole_places = false;
+  expect_near(frequencies(rope), {1, blended(2.0 / 3)});
+  rope.low_turns = rope.high_turns;
+  expect_near(frequencies(rope), {1, blended(0)});
+  rope.trained_length = 1 << 20;  // both are kept
+  expect_near(frequencies(rope), {1, blended(1)});
+}
+
+TEST(Rope, TablesAreMultipliedByTheAttentionFactor) {
+  const RotaryTables plain = RotaryTables::make({}, 8, 0, 5, at::kDouble);
+  const RotaryTables larger = RotaryTables::make({.attention_factor = 2}, 8, 0, 5, at::kDouble);
+  EXPECT_TRUE(at::equal(larger.cosine, plain.cosine * 2));
+  EXPECT_TRUE(at::equal(larger.sine, plain.sine * 2));
 }
 
 TEST(Rope, ProductsDependOnTheDistanceOnly) {
