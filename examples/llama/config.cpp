@@ -27,7 +27,10 @@ RopeScaling scaling_of(const ConfigFields& rope) {
   if (type == "dynamic") return RopeScaling::kDynamicNtk;
   if (type == "llama3") return RopeScaling::kLlama3;
   if (type == "yarn") return RopeScaling::kYarn;
-  rope.refuse(name, fmt::format("is \"{}\", only default, linear, dynamic, llama3 and yarn are built", type));
+  if (type == "longrope") return RopeScaling::kLongRope;
+  rope.refuse(
+      name,
+      fmt::format("is \"{}\", only default, linear, dynamic, llama3, yarn and longrope are built", type));
 }
 
 /// Where files have it, in the order in which transformers looks for it.
@@ -80,6 +83,33 @@ void read_yarn(RopeConfig& rope, const ConfigFields& fields, const ConfigFields&
       "attention_factor", weighted ? attention(weight) / attention(weight_of_all) : attention(1));
 }
 
+std::vector<double> read_factors(const ConfigFields& rope, const char* name, std::int64_t count) {
+  const nlohmann::json list = rope.value(name);
+  const auto is_positive = [](const nlohmann::json& factor) {
+    return factor.is_number() && factor > 0 && std::isfinite(factor.get<double>());
+  };
+  if (!list.is_array() || std::ssize(list) != count || !std::ranges::all_of(list, is_positive)) {
+    rope.refuse(name, fmt::format("is no list of {} positive numbers", count));
+  }
+  return list.get<std::vector<double>>();
+}
+
+void read_long_rope(RopeConfig& rope, const ConfigFields& fields, const ConfigFields& parameters,
+                    std::int64_t head_size) {
+  rope.trained_length = read_trained_length(fields, parameters);
+  rope.short_factors = read_factors(parameters, "short_factor", head_size / 2);
+  rope.long_factors = read_factors(parameters, "long_factor", head_size / 2);
+  if (parameters.has("attention_factor")) {
+    rope.attention_factor = parameters.positive("attention_factor");
+    return;
+  }
+  if (rope.trained_length == 1) {
+    parameters.refuse(type_field(parameters), "needs \"attention_factor\" or a training's length above 1");
+  }
+  const double factor = read_factor_or_ratio(fields, parameters, rope.trained_length);
+  rope.attention_factor = std::sqrt(1 + std::log(factor) / std::log(rope.trained_length));
+}
+
 RopeConfig read_rope(const ConfigFields& fields, std::int64_t head_size) {
   RopeConfig rope{.theta = fields.positive_or("rope_theta", RopeConfig{}.theta)};
   // Older files have the first name, and there it wins.
@@ -113,6 +143,9 @@ RopeConfig read_rope(const ConfigFields& fields, std::int64_t head_size) {
       break;
     case RopeScaling::kYarn:
       read_yarn(rope, fields, parameters);
+      break;
+    case RopeScaling::kLongRope:
+      read_long_rope(rope, fields, parameters, head_size);
       break;
   }
   return rope;

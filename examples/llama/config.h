@@ -13,18 +13,21 @@ enum class RopeScaling : std::uint8_t {
   kDynamicNtk,  ///< a larger base beyond `trained_length`, by the length so far
   kLlama3,      ///< low frequencies divided by `factor`, high ones kept, those between blended
   kYarn,        ///< the same, blended by their place; cosines and sines times `attention_factor`
+  kLongRope,  ///< each frequency divided by a factor of its own, of two lists by the length so far; the same
 };
 
 struct RopeConfig {
   double theta = 10'000;  ///< the base
   RopeScaling scaling = RopeScaling::kNone;
-  double factor = 1;                ///< at least 1
+  double factor = 1;                ///< at least 1; of all scalings but kLongRope
   std::int64_t trained_length = 0;  ///< in tokens; of all scalings but kLinear
   // Of kLlama3 and kYarn: what counts as low and as high, in turns over `trained_length`.
   double low_turns = 1;
   double high_turns = 4;
   bool whole_places = true;  ///< of kYarn: the blended part of the frequencies begins and ends at whole ones
-  double attention_factor = 1;  ///< of kYarn
+  double attention_factor = 1;             ///< of kYarn and kLongRope
+  std::vector<double> short_factors = {};  ///< of kLongRope up to `trained_length`, [head_size / 2]
+  std::vector<double> long_factors = {};   ///< beyond it
 };
 
 /// What a Hugging Face directory says about a model of the Llama family: Llama, Mistral or Qwen2.

@@ -58,6 +58,10 @@ at::Tensor rotary_frequencies(const RopeConfig& rope, std::int64_t head_size, st
   }
   const at::Tensor exponents = at::arange(0, head_size, 2, at::kFloat) / static_cast<double>(head_size);
   const at::Tensor periods = at::pow(base, exponents);
+  if (rope.scaling == RopeScaling::kLongRope) {
+    const bool is_long = length > rope.trained_length;
+    return 1.0 / (at::tensor(is_long ? rope.long_factors : rope.short_factors, at::kFloat) * periods);
+  }
   if (rope.scaling == RopeScaling::kYarn) return blend_for_yarn(periods, rope, head_size);
   const at::Tensor frequencies = 1.0 / periods;
   if (rope.scaling == RopeScaling::kLinear) return frequencies / rope.factor;

@@ -74,6 +74,19 @@ YARN_OLDER = {
     "original_max_position_embeddings": PASSED,
     "head_dim": 32,
 }
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "short_factor": [1.0, 1.25, 1.5, 2.0],
+    "long_factor": [1.5, 2.0, 4, 6.0],
+}
+LONGROPE_LATER = {
+    "rope_parameters": {**LONGROPE, "factor": 8.0, "original_max_position_embeddings": REACHED},
+}
+LONGROPE_OLDER = {
+    "rope_scaling": {**LONGROPE, "attention_factor": 1.5, "original_max_position_embeddings": PASSED},
+    "original_max_position_embeddings": REACHED,
+}
 # name, class, what differs from SHAPE: "rope_parameters", or "rope_scaling" of before transformers 5
 ROTARY_CASES = [
     ("linear", "Qwen2", {"rope_scaling": {"type": "linear", "factor": 4.0}, "rope_theta": 1000.0}),
@@ -83,6 +96,9 @@ ROTARY_CASES = [
     ("yarn", "Llama", {"rope_parameters": YARN, "head_dim": 32}),
     ("yarn_weighted", "Mistral", {"rope_parameters": {**YARN, **WEIGHTS}, "head_dim": 32}),
     ("yarn_older", "Qwen2", YARN_OLDER),
+    ("longrope", "Llama", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": PASSED}}),
+    ("longrope_later", "Qwen2", LONGROPE_LATER),
+    ("longrope_older", "Mistral", LONGROPE_OLDER),
 ]
 
 failures = []

@@ -139,12 +139,33 @@ TEST(LlamaConfig, TakesAYarnScaling) {
   EXPECT_EQ(load(with({{"rope_parameters", yarn}})).rope.attention_factor, 0.75);
 }
 
+const json kLongRope = {{"rope_type", "longrope"},
+                        {"short_factor", {1, 1.5, 2, 2.5}},
+                        {"long_factor", {1, 2, 4, 8}},
+                        {"original_max_position_embeddings", 25}};
+
+TEST(LlamaConfig, TakesALongRopeScaling) {
+  json fields = kLongRope;
+  const RopeConfig rope = load(with({{"rope_parameters", fields}})).rope;
+  EXPECT_EQ(rope.scaling, RopeScaling::kLongRope);
+  EXPECT_EQ(rope.trained_length, 25);
+  EXPECT_THAT(rope.short_factors, ElementsAre(1, 1.5, 2, 2.5));
+  EXPECT_THAT(rope.long_factors, ElementsAre(1, 2, 4, 8));
+  EXPECT_DOUBLE_EQ(rope.attention_factor, std::sqrt(1 + std::log(2) / std::log(25)));
+  fields["factor"] = 25;
+  EXPECT_DOUBLE_EQ(load(with({{"rope_parameters", fields}})).rope.attention_factor, std::sqrt(2));
+  fields["attention_factor"] = 1.25;
+  EXPECT_EQ(load(with({{"rope_parameters", fields}})).rope.attention_factor, 1.25);
+}
+
 TEST(LlamaConfig, TakesTheTrainedLengthBesideTheScalingFirst) {
-  for (const char* const type : {"llama3", "yarn"}) {
+  for (const char* const type : {"llama3", "yarn", "longrope"}) {
     json rope = {{"rope_type", type},
                  {"factor", 2},
                  {"low_freq_factor", 1},
                  {"high_freq_factor", 4},
+                 {"short_factor", {1, 1, 1, 1}},
+                 {"long_factor", {2, 2, 2, 2}},
                  {"original_max_position_embeddings", 30}};
     EXPECT_EQ(
         load(with({{"rope_parameters", rope}, {"original_max_position_embeddings", 20}})).rope.trained_length,
@@ -210,6 +231,18 @@ TEST(LlamaConfig, RefusesAbsurdFieldsByName) {
   yarn_refused({{"rope_theta", 1}}, R"(rope_type" needs a "rope_theta" above 1, not 1)");
   refused({{"rope_parameters", {{"rope_type", "yarn"}, {"original_max_position_embeddings", 51}}}},
           R"("max_position_embeddings" is 50, below the 51 of the training)");
+  const auto long_rope_refused = [&](json changes, const std::string& fragment) {
+    json long_rope = kLongRope;
+    long_rope.update(changes);
+    refused({{"rope_parameters", long_rope}}, R"("rope_parameters.)" + fragment);
+  };
+  for (const json& wrong : {json(), json(2), json({1, 1, 1}), json({1, 1, 1, 0}), json({1, 1, 1, "1"})}) {
+    long_rope_refused({{"short_factor", wrong}}, R"(short_factor" is no list of 4 positive numbers)");
+    long_rope_refused({{"long_factor", wrong}}, R"(long_factor" is no list of 4 positive numbers)");
+  }
+  long_rope_refused({{"factor", 0.5}}, R"(factor" is below 1)");
+  long_rope_refused({{"attention_factor", -1}}, R"(attention_factor" is -1, not a positive number)");
+  long_rope_refused({{"original_max_position_embeddings", 1}}, R"(rope_type" needs "attention_factor" or)");
   refused({{"model_type", "qwen2"}, {"use_sliding_window", true}, {"sliding_window", 9}},
           R"("max_window_layers" is missing or not a number)");
   refused({{"model_type", "qwen2"},

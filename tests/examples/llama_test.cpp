@@ -99,6 +99,15 @@ TEST(Rope, YarnScalingKeepsHighDividesLowAndBlendsBetweenByPlace) {
   expect_near(frequencies(rope), {1, blended(1)});
 }
 
+TEST(Rope, LongRopeScalingDividesEachByItsFactorOfTheListForTheLength) {
+  const RopeConfig rope{.scaling = RopeScaling::kLongRope,
+                        .trained_length = 10,
+                        .short_factors = {1, 2},
+                        .long_factors = {4, 5}};
+  expect_near(frequencies(rope, 10), {1, 0.01 / 2});
+  expect_near(frequencies(rope, 11), {1.0 / 4, 0.01 / 5});
+}
+
 TEST(Rope, TablesAreMultipliedByTheAttentionFactor) {
   const RotaryTables plain = RotaryTables::make({}, 8, 0, 5, at::kDouble);
   const RotaryTables larger = RotaryTables::make({.attention_factor = 2}, 8, 0, 5, at::kDouble);
