@@ -10,6 +10,7 @@ generation. Each rotary scaling again in float32, where it matters within the pr
 Exit codes: 0 they agree; 77 skipped, because transformers is not installed; others: they differ, or an error.
 """
 
+import copy
 import json
 import pathlib
 import subprocess
@@ -112,7 +113,7 @@ def expect(holds, what):
 def make_checkpoint(directory, name, kind, changes, dtype, shard):
     """All weights are drawn anew: transformers begins with biases of 0 and norms of 1, which would hide mistakes."""
     torch.manual_seed(len(name))
-    config = getattr(transformers, kind + "Config")(**{**SHAPE, **changes})
+    config = getattr(transformers, kind + "Config")(**{**SHAPE, **copy.deepcopy(changes)})  # it writes to them
     model = getattr(transformers, kind + "ForCausalLM")(config).eval()
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
