@@ -20,10 +20,11 @@ Sampler::Sampler(const Sampling& sampling) : sampling_(sampling), random_(sampli
 }
 
 std::size_t Sampler::choose(std::span<const float> logits) {
-  if (std::ranges::any_of(logits, [](float logit) { return std::isnan(logit); })) {
-    throw Error(Errc::kInvalidArgument, "the model's logits are no numbers (NaN)");
-  }
   const auto largest = std::ranges::max_element(logits);
+  const bool has_nan = std::ranges::any_of(logits, [](float logit) { return std::isnan(logit); });
+  if (has_nan || !std::isfinite(*largest)) {
+    throw Error(Errc::kInvalidArgument, "the model's logits are no finite numbers");
+  }
   if (sampling_.temperature == 0) return static_cast<std::size_t>(largest - logits.begin());
 
   heap_.clear();

@@ -25,7 +25,7 @@ class Sampler {
   explicit Sampler(const Sampling& sampling);
 
   /// `logits`: one for each token of the vocabulary. Of equal ones, the first counts as the more likely.
-  /// Throws Error kInvalidArgument when one is no number.
+  /// Throws Error kInvalidArgument when one is no number, or the largest is infinite.
   std::size_t choose(std::span<const float> logits);
 
  private:

@@ -79,10 +79,15 @@ TEST(Sampler, RefusesOptionsOutOfRange) {
 }
 
 TEST(Sampler, RefusesLogitsThatAreNoNumbers) {
-  Sampler sampler({});
-  expect_throws(Errc::kInvalidArgument, HasSubstr("NaN"), [&] {
-    sampler.choose(std::array{1.0f, std::numeric_limits<float>::quiet_NaN()});
-  });
+  constexpr float kInfinity = std::numeric_limits<float>::infinity();
+  constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+  for (const Sampling& sampling : {Sampling{}, Sampling{.temperature = 1}}) {
+    Sampler sampler(sampling);
+    for (const auto& logits : {std::array{1.0f, kNaN}, {1.0f, kInfinity}, {-kInfinity, -kInfinity}}) {
+      expect_throws(Errc::kInvalidArgument, HasSubstr("no finite numbers"), [&] { sampler.choose(logits); });
+    }
+    EXPECT_EQ(sampler.choose(std::array{-kInfinity, 1.0f}), 1u);  // an impossible token
+  }
 }
 
 }  // namespace
