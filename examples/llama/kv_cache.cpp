@@ -4,8 +4,7 @@
 
 namespace tierstream::llama {
 
-KvCache::KvCache(const LlamaConfig& config, std::int64_t capacity, const at::TensorOptions& options)
-    : capacity_(capacity) {
+KvCache::KvCache(const LlamaConfig& config, std::int64_t capacity, const at::TensorOptions& options) {
   const auto make = [&] { return at::empty({config.key_value_heads, capacity, config.head_size}, options); };
   for (std::int64_t i = 0; i < config.layers; ++i) {
     keys_.push_back(make());

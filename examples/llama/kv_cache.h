@@ -21,7 +21,6 @@ class KvCache {
   KvCache(const LlamaConfig& config, std::int64_t capacity, const at::TensorOptions& options);
 
   std::int64_t length() const noexcept { return length_; }
-  std::int64_t capacity() const noexcept { return capacity_; }
 
   /// Writes keys and values, [key_value_heads, tokens, head_size], of the tokens from `length` on; returns
   /// those of all tokens up to these, views of the same layout.
@@ -31,7 +30,6 @@ class KvCache {
   void advance(std::int64_t tokens) noexcept { length_ += tokens; }
 
  private:
-  std::int64_t capacity_;
   std::int64_t length_ = 0;
   std::vector<at::Tensor> keys_;  ///< by layer, [key_value_heads, capacity, head_size]
   std::vector<at::Tensor> values_;
