@@ -12,11 +12,10 @@ namespace tierstream::llama {
 
 /// The SentencePiece tokenizer of a Hugging Face directory, its tokenizer.model.
 ///
-/// Errors: Error kOpenFailed or kInvalidArgument naming the file; kInvalidArgument where this program was
-/// built without SentencePiece. Threads: const functions from any.
+/// Errors: Error kOpenFailed or kInvalidArgument naming the file. Threads: const functions from any.
 class Tokenizer {
  public:
-  /// Null where the directory has no tokenizer.model.
+  /// Null where the directory has no tokenizer.model, or this program was built without SentencePiece.
   static std::unique_ptr<Tokenizer> load_if_there(const std::filesystem::path& directory);
   ~Tokenizer();
 

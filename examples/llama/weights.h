@@ -21,7 +21,8 @@ struct LlamaFiles {
   at::ScalarType dtype;  ///< of the weights, and of the computing
 
   /// Throws Error: those of LlamaConfig and Checkpoint; kWeightMismatch when they have not the same layers;
-  /// kUnknownDType when the weights are neither float32, float16 nor bfloat16.
+  /// of the embeddings, whose dtype counts, kTensorMissing, and kUnknownDType when it is neither float32,
+  /// float16 nor bfloat16.
   static LlamaFiles open(const std::string& directory);
 
   /// The layers, and what lies outside them, without tensors that the model has no use for.
