@@ -171,7 +171,8 @@ void add_options(CLI::App& program, Arguments& arguments) {
                      "Choose by chance among the most likely tokens\nthat have this much together, e.g. 0.9");
   program.add_option("--temperature", arguments.temperature,
                      "Divides the logits, e.g. 0.8. Without this and\n--top-p always the most likely token");
-  program.add_option("--seed", arguments.seed, "Of chance")->capture_default_str();
+  program.add_option("--seed", arguments.seed, "Of chance: the same one gives the same tokens")
+      ->capture_default_str();
   CLI::Option* const budget =
       program
           .add_option(
