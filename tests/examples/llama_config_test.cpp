@@ -250,6 +250,11 @@ TEST(LlamaConfig, RefusesAbsurdFieldsByName) {
            {"sliding_window", 9},
            {"layer_types", {"full_attention"}}},
           R"("layer_types" is no list of 3 types)");
+  refused({{"model_type", "qwen2"},
+           {"use_sliding_window", true},
+           {"sliding_window", 9},
+           {"layer_types", {"full_attention", "sliding_attention", "chunked_attention"}}},
+          R"("layer_types" has "chunked_attention", which is not built)");
 }
 
 TEST(LlamaConfig, RefusesMissingFieldsByName) {
