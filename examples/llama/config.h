@@ -12,8 +12,8 @@ enum class RopeScaling : std::uint8_t {
   kLinear,      ///< all frequencies divided by `factor`
   kDynamicNtk,  ///< a larger base beyond `trained_length`, by the length so far
   kLlama3,      ///< low frequencies divided by `factor`, high ones kept, those between blended
-  kYarn,        ///< the same, blended by their place; cosines and sines times `attention_factor`
-  kLongRope,  ///< each frequency divided by a factor of its own, of two lists by the length so far; the same
+  kYarn,        ///< the same, blended by their place in the list
+  kLongRope,    ///< each frequency divided by a factor of its own, of two lists by the length so far
 };
 
 struct RopeConfig {
@@ -24,8 +24,8 @@ struct RopeConfig {
   // Of kLlama3 and kYarn: what counts as low and as high, in turns over `trained_length`.
   double low_turns = 1;
   double high_turns = 4;
-  bool whole_places = true;  ///< of kYarn: the blended part of the frequencies begins and ends at whole ones
-  double attention_factor = 1;             ///< of kYarn and kLongRope
+  bool whole_places = true;     ///< of kYarn: the blended part begins and ends at whole places in the list
+  double attention_factor = 1;  ///< of kYarn and kLongRope: multiplies cosines and sines
   std::vector<double> short_factors = {};  ///< of kLongRope up to `trained_length`, [head_size / 2]
   std::vector<double> long_factors = {};   ///< beyond it
 };
