@@ -375,7 +375,10 @@ StreamerCore::Leased StreamerCore::acquire(std::uint32_t layer, const AcquireOpt
 }
 
 void StreamerCore::wait_for(HandOff& hand_off, std::uint32_t layer, const Event* ready, Stream stream) {
-  if (ready == nullptr || ready->done()) return;
+  if (ready == nullptr) return;
+  // Elsewhere the stream waits and not the caller; to ask whether it has to would cost as much again.
+  if (!device_->traits().is_host) return ready->make_wait(stream);
+  if (ready->done()) return;
   const auto begin = clock_.now();
   ready->make_wait(stream);
   const auto end = clock_.now();
