@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <limits>
+#include <span>
 #include <variant>
 
 #include "tools/path_report.h"
@@ -88,6 +89,27 @@ ByteRange range_of(const Layer& layer) {
 
 ByteRange range_of(const LayerTable& table) {
   return {.begin = range_of(table.layers.front()).begin, .end = range_of(table.layers.back()).end};
+}
+
+std::vector<ByteRange> ranges_read(const BenchCheckpoint& checkpoint, const Plan& plan) {
+  std::vector<ByteRange> ranges;
+  const auto add = [&](std::span<const FileRead> reads) {
+    for (const FileRead& read : reads) {
+      const std::uint64_t begin = read.offset / kPageBytes * kPageBytes;
+      const std::uint64_t end = (read.offset + read.bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
+      const ByteRange range{begin, std::min(end, checkpoint.bytes())};
+      if (!ranges.empty() && ranges.back().begin <= begin && begin <= ranges.back().end) {
+        ranges.back().end = range.end;
+      } else {
+        ranges.push_back(range);
+      }
+    }
+  };
+  for (const LayerLayout& layer : plan.layers) {
+    add(layer.landings);
+    add(layer.block_reads);
+  }
+  return ranges;
 }
 
 std::string describe(const StoragePath& path) {

@@ -2,11 +2,13 @@
 
 #include <tierstream/io/layer_table.h>
 #include <tierstream/io/storage_registry.h>
+#include <tierstream/tiers/plan.h>
 
 #include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <string>
+#include <vector>
 
 #include "bench/bench_program.h"
 #include "tools/raw_reader.h"
@@ -56,6 +58,9 @@ class BenchCheckpoint {
 ByteRange range_of(const Layer& layer);
 /// The same, of all layers of the table.
 ByteRange range_of(const LayerTable& table);
+/// What a pass of `plan` reads of the checkpoint's file, in its order, widened likewise. A disk is not equally fast everywhere, so
+/// that a raw reading beside a pass reads the same.
+std::vector<ByteRange> ranges_read(const BenchCheckpoint& checkpoint, const Plan& plan);
 
 /// For a result's label: which way bytes really took, e.g. "io_uring direct, buffers registered", with the
 /// reason for each fallback.

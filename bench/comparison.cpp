@@ -57,7 +57,7 @@ std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& rang
                                   const std::function<void()>& prepare) {
   std::vector<Ceiling> ceilings;
   for (const RawReading& reading : readings) {
-    ceilings.push_back({describe(reading), raw_run(file, range, reading, {.prepare = prepare})});
+    ceilings.push_back({describe(reading), raw_run(file, {range}, reading, {.prepare = prepare})});
   }
   return ceilings;
 }

@@ -2,7 +2,6 @@
 // storage behind the ring? Beside what people do today: pin and copy tensor by tensor, and the whole model
 // pinned with two buffers on the GPU.
 
-#include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -10,13 +9,15 @@
 #include <tierstream/io/file_backends.h>
 #include <tierstream/streamer/streamer.h>
 #include <tierstream/tiers/cuda/cuda_device.h>
-#include <tierstream/tiers/host_memory.h>
 
 #include <array>
+#include <condition_variable>
 #include <cstring>
 #include <ctime>
 #include <deque>
+#include <future>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -24,6 +25,7 @@
 
 #include "bench/bench_checkpoint.h"
 #include "bench/comparison.h"
+#include "bench/gpu_link.h"
 #include "tools/page_cache.h"
 #include "tools/timing.h"
 
@@ -34,72 +36,6 @@ constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint32_t kLayers = 24;
 constexpr std::uint32_t kSlots = 3;
 constexpr std::uint64_t kRingBytes = 256 * kMiB;
-constexpr std::uint64_t kLinkBytes = 256 * kMiB;
-constexpr std::uint64_t kLinkPieceBytes = 64 * kMiB;
-
-void check(cudaError_t status, const char* call) {
-  if (status == cudaSuccess) return;
-  throw Error(Errc::kDeviceFailed, fmt::format("{}: {}", call, cudaGetErrorString(status)));
-}
-
-/// A stream of its own, and a wait for it.
-class OwnStream {
- public:
-  OwnStream() {
-    check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-  }
-  OwnStream(const OwnStream&) = delete;
-  OwnStream& operator=(const OwnStream&) = delete;
-  ~OwnStream() { cudaStreamDestroy(stream_); }
-  cudaStream_t get() const { return stream_; }
-  void copy(std::byte* to, const std::byte* from, std::uint64_t bytes) const {
-    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
-  }
-  void wait() const { check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize"); }
-
- private:
-  cudaStream_t stream_ = nullptr;
-};
-
-/// Host memory, registered.
-class PinnedMemory {
- public:
-  PinnedMemory(Device& device, std::uint64_t bytes) : memory_(bytes) {
-    std::string refusal;
-    HostMemory::populate(memory_.span());
-    registration_ = device.register_host(memory_.span(), refusal);
-    if (!registration_) throw Error(Errc::kDeviceFailed, refusal);
-  }
-  std::byte* data() const { return memory_.span().data(); }
-
- private:
-  HostMemory memory_;
-  HostRegistration registration_;
-};
-
-/// The ceiling: large copies from pinned memory and nothing else.
-class Link {
- public:
-  explicit Link(Device& device) : host_(device, kLinkBytes), device_(device.allocate(kLinkBytes)) {}
-
-  double seconds_for(std::uint64_t bytes) {
-    return seconds_of([&] {
-      for (std::uint64_t done = 0; done < bytes; done += kLinkPieceBytes) {
-        const std::uint64_t piece = std::min(kLinkPieceBytes, bytes - done);
-        stream_.copy(device_.data() + done % kLinkBytes, host_.data() + done % kLinkBytes, piece);
-      }
-      stream_.wait();
-    });
-  }
-  std::vector<Ceiling> ceilings(std::uint64_t bytes) {
-    return {{"copies of 64 MiB from pinned memory", [this, bytes] { return seconds_for(bytes); }}};
-  }
-
- private:
-  PinnedMemory host_;
-  DeviceMemory device_;
-  OwnStream stream_;
-};
 
 /// CPU seconds so far, of the calling thread and of all others.
 struct CpuSeconds {
@@ -116,11 +52,41 @@ CpuSeconds cpu_seconds() {
   return {caller, seconds(CLOCK_PROCESS_CPUTIME_ID) - caller};
 }
 
+/// What the least that a caller can do costs it a layer, in microseconds of its thread: to sleep until it is
+/// told that the layer is on its way, to make its stream wait for that, and to mark the end of the layer's use.
+double bare_caller_us(Device& device, GpuLink& link, std::uint64_t layer_bytes) {
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::uint32_t on_their_way = 0;
+  const std::jthread teller([&] {
+    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+      link.seconds_for(layer_bytes);
+      const std::scoped_lock lock(mutex);
+      ++on_their_way;
+      changed.notify_one();
+    }
+  });
+  const OwnStream stream;
+  const std::unique_ptr<Event> copied = device.make_event();
+  const std::unique_ptr<Event> used = device.make_event();
+  copied->record({stream.get()});
+  const double before = cpu_seconds().caller;
+  for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+    {
+      std::unique_lock lock(mutex);
+      changed.wait(lock, [&] { return on_their_way > layer; });
+    }
+    copied->make_wait({stream.get()});
+    used->record({stream.get()});
+  }
+  return (cpu_seconds().caller - before) * 1e6 / kLayers;
+}
+
 /// What all measurements share.
 struct World {
   const BenchCheckpoint& checkpoint;
   std::shared_ptr<Device> device;
-  Link& link;
+  GpuLink& link;
 
   LayerTable table(CacheUse cache = CacheUse::kAuto) const { return checkpoint.layers({.cache = cache}); }
   Plan plan_for(const LayerTable& layers, const Budget& budget) const {
@@ -145,7 +111,7 @@ std::uint64_t bytes_of(const LayerTable& table) {
 /// Ends with nothing staged beyond it, and with all work on the GPU done.
 void walk(Streamer& streamer) {
   for (const Lease& layer : streamer.pass({.last = true})) benchmark::DoNotOptimize(layer.slot());
-  check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
 }
 
 /// Waits until every kept page is there and registered.
@@ -177,14 +143,19 @@ void measure_steady(benchmark::State& state, const World& world, Streamer& strea
       for (const Lease& layer : streamer.pass({.last = true})) benchmark::DoNotOptimize(layer.slot());
       const CpuSeconds after = cpu_seconds();
       caller_us.push_back((after.caller - before.caller) * 1e6 / kLayers);
-      check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+      check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
     });
     staging_share.push_back((cpu_seconds().others - before.others) / seconds);
     return seconds;
   };
   const std::uint64_t bytes = bytes_of(streamer.table()) - streamer.stats().last_pass.bytes.gpu;
-  const std::string ceiling = compare(state, bytes, run, world.link.ceilings(bytes));
+  const std::string ceiling = compare(state, bytes, run, std::array{world.link.ceiling(bytes)});
   report(state, "caller_us_a_layer", caller_us);
+  std::vector<double> bare_us;
+  for (std::size_t round = 0; round < caller_us.size(); ++round) {
+    bare_us.push_back(bare_caller_us(*world.device, world.link, bytes / kLayers));
+  }
+  report(state, "bare_caller_us_a_layer", bare_us);
   report(state, "other_threads_cores", staging_share);
   describe_path(state, streamer, ceiling);
 }
@@ -212,7 +183,7 @@ void measure_set_up(benchmark::State& state, const World& world) {
                                               .pinned = 16 * kMiB,
                                               .page_cache = bytes_of(table) + kLayers * 4 * kMiB}));
         streamer->acquire(0);
-        check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+        check_cuda(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
       });
       settle(*streamer);
     });
@@ -287,13 +258,27 @@ void measure_ring(benchmark::State& state, const World& world, const RawReading&
   for (int pass = 0; pass < 2; ++pass) walk(streamer);
   const std::uint64_t bytes = bytes_of(table);
   // The slower of the two is the ceiling: the pass needs both.
-  const Ceiling link = world.link.ceilings(bytes).front();
-  const Ceiling source{describe(cached), raw_run(file, range_of(table), cached)};
+  const Ceiling link = world.link.ceiling(bytes);
+  const Ceiling source{describe(cached), raw_run(file, {range_of(table)}, cached)};
   const double link_seconds = link.run();
   const double source_seconds = source.run();
   const Ceiling& slower = source_seconds > link_seconds ? source : link;
-  const std::string ceiling =
-      compare(state, bytes, [&] { return seconds_of([&] { walk(streamer); }); }, {&slower, 1});
+  // At the same time neither is as fast as alone: they share the processor's memory.
+  std::vector<double> beside_seconds;
+  std::vector<double> subject_seconds;
+  const Ceiling ceiling_run{slower.name, [&] {
+                              beside_seconds.push_back(seconds_of([&] {
+                                const auto copies = std::async(std::launch::async, link.run);
+                                source.run();
+                                copies.wait();
+                              }));
+                              return slower.run();
+                            }};
+  const auto subject = [&] {
+    return subject_seconds.emplace_back(seconds_of([&] { walk(streamer); }));
+  };
+  const std::string ceiling = compare(state, bytes, subject, {&ceiling_run, 1});
+  state.counters["beside_ratio"] = quantile(beside_seconds, 0.5) / quantile(subject_seconds, 0.5);
   state.counters["link_s"] = link_seconds;
   state.counters["source_s"] = source_seconds;
   describe_path(state, streamer, ceiling);
@@ -310,12 +295,13 @@ void measure_disk(benchmark::State& state, const World& world, double kept, cons
   settle(streamer);
   Streamer all = world.stream(table, {.gpu = world.slot_bytes(table), .pinned = kRingBytes});
   std::vector<double> of_all;
-  const ByteRange range{0, streamer.plan().disk_bytes / 4096 * 4096};
-  const std::vector<Ceiling> ceilings = raw_ceilings(world.checkpoint.file(), range, {&reading, 1}, [] {});
+  const TimedRun raw =
+      raw_run(world.checkpoint.file(), ranges_read(world.checkpoint, streamer.plan()), reading);
   std::string ceiling;
   if (kept == 0) {
     ceiling = compare(
-        state, range.bytes(), [&] { return seconds_of([&] { walk(streamer); }); }, ceilings);
+        state, streamer.plan().disk_bytes, [&] { return seconds_of([&] { walk(streamer); }); },
+        std::array{Ceiling{describe(reading), raw}});
   } else {
     for ([[maybe_unused]] auto iteration : state) {
       const double seconds = seconds_of([&] { walk(streamer); });
@@ -341,13 +327,13 @@ void measure_pin_and_copy(benchmark::State& state, const World& world) {
   for (std::size_t i = 0; i <= kAhead; ++i) pinned.emplace_back(*world.device, largest);
   const DeviceMemory slots = world.device->allocate((kAhead + 1) * largest);
   std::array<cudaEvent_t, kAhead + 1> copied{};
-  for (cudaEvent_t& event : copied) check(cudaEventCreate(&event), "cudaEventCreate");
+  for (cudaEvent_t& event : copied) check_cuda(cudaEventCreate(&event), "cudaEventCreate");
   const OwnStream stream;
   const auto run = [&] {
     return seconds_of([&] {
       for (std::uint32_t i = 0; i < kLayers; ++i) {
         const std::size_t place = i % (kAhead + 1);
-        check(cudaEventSynchronize(copied[place]), "cudaEventSynchronize");
+        check_cuda(cudaEventSynchronize(copied[place]), "cudaEventSynchronize");
         std::uint64_t offset = 0;
         for (const TensorSpec& tensor : model.table().layers[i].tensors) {
           std::byte* const buffer = pinned[place].data() + offset;
@@ -355,13 +341,13 @@ void measure_pin_and_copy(benchmark::State& state, const World& world) {
           stream.copy(slots.data() + place * largest + offset, buffer, tensor.bytes);
           offset += tensor.bytes;
         }
-        check(cudaEventRecord(copied[place], stream.get()), "cudaEventRecord");
+        check_cuda(cudaEventRecord(copied[place], stream.get()), "cudaEventRecord");
       }
       stream.wait();
     });
   };
   const std::uint64_t bytes = bytes_of(model.table());
-  state.SetLabel("ceiling " + compare(state, bytes, run, world.link.ceilings(bytes)));
+  state.SetLabel("ceiling " + compare(state, bytes, run, std::array{world.link.ceiling(bytes)}));
   for (cudaEvent_t event : copied) cudaEventDestroy(event);
 }
 
@@ -385,7 +371,7 @@ void measure_double_buffer(benchmark::State& state, const World& world) {
     });
   };
   const std::uint64_t bytes = bytes_of(table);
-  const std::string ceiling = compare(state, bytes, run, world.link.ceilings(bytes));
+  const std::string ceiling = compare(state, bytes, run, std::array{world.link.ceiling(bytes)});
   state.counters["set_up_s"] = set_up;
   state.SetLabel(fmt::format("{} pinned, without reading them; ceiling {}", format_bytes(bytes), ceiling));
 }
@@ -424,7 +410,7 @@ int main(int argc, char** argv) {
   BenchProgram program("How close does a pass to a GPU come to the link, by where the weights lie?");
   const FileOptions options(program, kLayers * 416 * kMiB);
   std::optional<BenchCheckpoint> checkpoint;
-  std::optional<Link> link;
+  std::optional<GpuLink> link;
   std::optional<World> world;
   return program.run(argc, argv, [&] {
     const std::shared_ptr<Device> device = make_cuda_device(0);

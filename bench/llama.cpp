@@ -23,14 +23,12 @@
 
 #include "bench/bench_checkpoint.h"
 #include "bench/comparison.h"
-#include "llama/weights.h"
+#include "bench/llama_work.h"
 #include "tools/page_cache.h"
 
 namespace tierstream {
 namespace {
 
-using llama::KvCache;
-using llama::LlamaConfig;
 using llama::LlamaFiles;
 using llama::LlamaRun;
 using llama::ResidentLlama;
@@ -45,54 +43,6 @@ SyntheticSpec weights_of(bool quick) {
   if (!quick) return {.layers = 16, .hidden = 2048, .intermediate = 8192, .vocabulary = 4096};
   return {.layers = 8, .hidden = 1024, .intermediate = 3072, .vocabulary = 1024};
 }
-
-LlamaFiles open(const BenchCheckpoint& checkpoint, const SyntheticSpec& spec) {
-  const auto hidden = static_cast<std::int64_t>(spec.hidden);
-  LlamaConfig config{.vocabulary_size = static_cast<std::int64_t>(spec.vocabulary),
-                     .hidden_size = hidden,
-                     .intermediate_size = static_cast<std::int64_t>(spec.intermediate),
-                     .layers = spec.layers,
-                     .heads = 32,
-                     .key_value_heads = 8,
-                     .head_size = hidden / 32};
-  config.windows.assign(spec.layers, 0);
-  return {config, Checkpoint::open(checkpoint.directory()), at::kBFloat16};
-}
-
-/// What every subject computes, and what comes out.
-struct Work {
-  const char* name;
-  at::Tensor ids;
-  KvCache before;
-  at::Tensor expected = {};
-
-  static Work make(const char* name, const LlamaFiles& files, std::int64_t tokens, std::int64_t before,
-                   LlamaRun& plain) {
-    Work work{name, at::arange(tokens) % 50, KvCache(files.config, before + tokens, at::kBFloat16)};
-    if (before > 0) plain.forward(at::arange(before) % 70, work.before, 1);
-    work.expected = work.run(plain);
-    return work;
-  }
-
-  at::Tensor run(LlamaRun& weights) const {
-    KvCache cache = before;  // shares its memory: each run writes the same places
-    return weights.forward(ids, cache, 1);
-  }
-  /// Seconds; throws Error kInternal when other bits come out than of plain LibTorch.
-  double time(LlamaRun& weights) const {
-    at::Tensor logits;
-    const double seconds = seconds_of([&] { logits = run(weights); });
-    if (!at::equal(logits, expected))
-      throw Error(Errc::kInternal, "the logits are not those of plain LibTorch");
-    return seconds;
-  }
-  /// The same in a steady state: a run before it, untimed, leaves staged and cached what one leaves to the
-  /// next.
-  double time_steady(LlamaRun& weights) const {
-    time(weights);
-    return time(weights);
-  }
-};
 
 /// Plain LibTorch over a private, read-only mapping of the file: the kernel brings pages as they are touched.
 class MappedWeights {
@@ -156,11 +106,11 @@ class LlamaBench {
   explicit LlamaBench(BenchProgram& program, const std::string& directory)
       : spec_(weights_of(program.quick())),
         checkpoint_(directory, spec_),
-        files_(open(checkpoint_, spec_)),
+        files_(open_llama(checkpoint_, spec_)),
         plain_(files_, at::kCPU),
         range_(range_of(files_.table())) {
-    works_.push_back(Work::make("token", files_, 1, kTokensBefore, plain_));
-    works_.push_back(Work::make("prompt", files_, program.quick() ? 64 : 512, 0, plain_));
+    works_.emplace_back("token", files_, 1, kTokensBefore, plain_, at::kCPU);
+    works_.emplace_back("prompt", files_, program.quick() ? 64 : 512, 0, plain_, at::kCPU);
     const RawSweepOptions sweep{.memory_bytes = range_.bytes() / spec_.layers * 3};  // as the slots
     make_warm(checkpoint_.file());
     cached_ = best_of_each_way(sweep_cached(checkpoint_.file(), range_, sweep)).front();
@@ -171,13 +121,13 @@ class LlamaBench {
     benchmark::AddCustomContext("threads", std::to_string(at::get_num_threads()));
     const char* const waiting = std::getenv("OMP_WAIT_POLICY");
     benchmark::AddCustomContext("OMP_WAIT_POLICY", waiting == nullptr ? "not set" : waiting);
-    for (const Work& work : works_) {
+    for (const LlamaWork& work : works_) {
       for (const Case& how : kCases) {
-        program.add(fmt::format("{}/{}", work.name, how.name),
+        program.add(fmt::format("{}/{}", work.name(), how.name),
                     [this, &work, &how](benchmark::State& state) { measure(state, work, how); });
       }
       for (const bool cold : {false, true}) {
-        program.add(fmt::format("{}/mmap/cache:{}", work.name, cold ? "cold" : "warm"),
+        program.add(fmt::format("{}/mmap/cache:{}", work.name(), cold ? "cold" : "warm"),
                     [this, &work, cold](benchmark::State& state) { measure_mapped(state, work, cold); });
       }
     }
@@ -186,7 +136,7 @@ class LlamaBench {
  private:
   void set_cache(bool cold) const { cold ? make_cold(checkpoint_.file()) : make_warm(checkpoint_.file()); }
 
-  void measure(benchmark::State& state, const Work& work, const Case& how) {
+  void measure(benchmark::State& state, const LlamaWork& work, const Case& how) {
     set_cache(how.cold);
     StreamedLlama weights(files_, {.budget = budget_of(how, files_)});
     work.time(weights);  // brings what stays
@@ -198,13 +148,13 @@ class LlamaBench {
     const auto plain = [&] { return plain_seconds.emplace_back(work.time_steady(plain_)); };
     Ceiling ceiling{"plain LibTorch", plain};
     if (read_bytes > 0) {
-      const ByteRange range{range_.begin, range_.begin + read_bytes / 4096 * 4096};
+      const std::vector<ByteRange> ranges = ranges_read(checkpoint_, weights.streamer().plan());
       const RawReading& reading = how.cold ? direct_ : cached_;
       const auto prepare = [&] { set_cache(how.cold); };
-      const TimedRun read = raw_run(checkpoint_.file(), range, reading, {.prepare = prepare});
+      const TimedRun read = raw_run(checkpoint_.file(), ranges, reading, {.prepare = prepare});
       ceiling = {"the longer of plain LibTorch and " + describe(reading), [=, &work, &beside_seconds, this] {
                    prepare();
-                   beside_seconds.push_back(time_beside_reading(work, reading, range));
+                   beside_seconds.push_back(time_beside_reading(work, reading, ranges));
                    return std::max(plain(), read());
                  }};
     }
@@ -220,11 +170,12 @@ class LlamaBench {
 
   /// Plain LibTorch and the raw reading at the same time, until both have ended: where the processor does
   /// both, neither is as fast as alone.
-  double time_beside_reading(const Work& work, const RawReading& reading, const ByteRange& range) {
+  double time_beside_reading(const LlamaWork& work, const RawReading& reading,
+                             std::span<const ByteRange> ranges) {
     RawReader reader(checkpoint_.file(), reading);
     work.time(plain_);
     return seconds_of([&] {
-      auto reads = std::async(std::launch::async, [&] { return reader.read(range); });
+      auto reads = std::async(std::launch::async, [&] { return reader.read(ranges); });
       work.time(plain_);
       reads.get();
     });
@@ -242,7 +193,7 @@ class LlamaBench {
     if (how.cold) check_cold(checkpoint_.file());
   }
 
-  void measure_mapped(benchmark::State& state, const Work& work, bool cold) {
+  void measure_mapped(benchmark::State& state, const LlamaWork& work, bool cold) {
     std::optional<MappedWeights> mapped;
     const auto run = [&] {
       if (cold) mapped.reset();
@@ -263,7 +214,7 @@ class LlamaBench {
   ByteRange range_;
   RawReading cached_{};
   RawReading direct_{};
-  std::vector<Work> works_;
+  std::vector<LlamaWork> works_;
 };
 
 }  // namespace

@@ -202,9 +202,8 @@ class PreadWalk final : public Walker {
   std::vector<std::byte> layer_;
 };
 
-/// Of as many bytes as a pass of `plan` reads, to a page.
 TimedRun raw_reading_of(const BenchCheckpoint& checkpoint, const RawReading& reading, const Plan& plan) {
-  return raw_run(checkpoint.file(), {0, plan.disk_bytes / kPageBytes * kPageBytes}, reading);
+  return raw_run(checkpoint.file(), ranges_read(checkpoint, plan), reading);
 }
 
 // --- The curve of budgets ---

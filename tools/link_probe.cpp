@@ -111,7 +111,7 @@ class StorageProbe {
     std::vector<RawReading> readings(kBufferedReadings.begin(), kBufferedReadings.end());
     if (best_direct_) readings.push_back(*best_direct_);
     std::vector<TimedRun> runs;
-    for (const RawReading& reading : readings) runs.push_back(raw_run(file_, all_, reading, cold()));
+    for (const RawReading& reading : readings) runs.push_back(raw_run(file_, {all_}, reading, cold()));
     const auto seconds = take_turns(runs, options_.rounds, progress_of(options_, "disk", all_.bytes()));
     for (std::size_t i = 0; i < readings.size(); ++i) {
       LinkRate& rate = readings[i].direct ? rates_.disk_direct : rates_.disk_buffered;

@@ -36,7 +36,7 @@ RawSweep sweep(const std::string& file, const ByteRange& range, std::span<const 
     if (!RawReader::available(reading)) continue;
     reading.memory_bytes = options.memory_bytes;
     result.timings.push_back({reading, {}});
-    runs.push_back(raw_run(file, range, reading, options.run));
+    runs.push_back(raw_run(file, {range}, reading, options.run));
   }
   std::vector<std::vector<double>> seconds = take_turns(runs, options.rounds, options.after_run);
   for (std::size_t i = 0; i < runs.size(); ++i) result.timings[i].seconds = std::move(seconds[i]);
@@ -105,24 +105,30 @@ bool RawReader::available(const RawReading& reading) try {
   return false;
 }
 
-double RawReader::read(const ByteRange& range, const std::stop_token& stop) {
+double RawReader::read(std::span<const ByteRange> ranges, const std::stop_token& stop) {
+  std::vector<ByteRange> requests;
+  for (const ByteRange& range : ranges) {
+    for (std::uint64_t begin = range.begin; begin < range.end; begin = requests.back().end) {
+      requests.push_back({begin, std::min(begin + reading_.request_bytes, range.end)});
+    }
+  }
   const double seconds = seconds_of([&] {
-    reading_.way == RawReading::Way::kThreads ? read_by_threads(range, stop) : read_by_io_uring(range, stop);
+    reading_.way == RawReading::Way::kThreads ? read_by_threads(requests, stop)
+                                              : read_by_io_uring(requests, stop);
   });
   if (stop.stop_requested()) throw Error(Errc::kCancelled, "reading was stopped", {.file = file_});
   return seconds;
 }
 
-/// Of the read at `offset`. Two reads may share one when one of them is late: nobody looks at the bytes.
-std::span<std::byte> RawReader::buffer(std::uint64_t offset) const {
+/// Two reads may share one when one of them is late: nobody looks at the bytes.
+std::span<std::byte> RawReader::buffer(std::size_t request) const {
   const std::uint64_t buffers = memory_.span().size() / reading_.request_bytes;
-  const std::uint64_t index = offset / reading_.request_bytes % buffers;
-  return memory_.span().subspan(index * reading_.request_bytes, reading_.request_bytes);
+  return memory_.span().subspan(request % buffers * reading_.request_bytes, reading_.request_bytes);
 }
 
-void RawReader::check(std::int64_t result, std::uint64_t offset, std::uint64_t bytes) const {
-  if (result == static_cast<std::int64_t>(bytes)) return;
-  ErrorPlace place{.file = file_, .offset = offset, .expected_bytes = bytes};
+void RawReader::check(std::int64_t result, const ByteRange& request) const {
+  if (result == static_cast<std::int64_t>(request.bytes())) return;
+  ErrorPlace place{.file = file_, .offset = request.begin, .expected_bytes = request.bytes()};
   if (result < 0) {
     throw Error(Errc::kReadFailed, "read failed", place,
                 {static_cast<int>(-result), std::generic_category()});
@@ -131,18 +137,17 @@ void RawReader::check(std::int64_t result, std::uint64_t offset, std::uint64_t b
   throw Error(Errc::kReadFailed, "short read", place);
 }
 
-void RawReader::read_by_threads(const ByteRange& range, const std::stop_token& stop) {
-  std::atomic<std::uint64_t> next = range.begin;
+void RawReader::read_by_threads(std::span<const ByteRange> requests, const std::stop_token& stop) {
+  std::atomic<std::size_t> next = 0;
   std::vector<std::exception_ptr> failures(reading_.parallel);
   const auto work = [&](unsigned index) {
     try {
       for (;;) {
-        const std::uint64_t offset = next.fetch_add(reading_.request_bytes);
-        if (offset >= range.end || stop.stop_requested()) return;
-        const std::uint64_t bytes = std::min(reading_.request_bytes, range.end - offset);
-        const ssize_t result =
-            ::pread(descriptor_, buffer(offset).data(), padded(bytes), static_cast<off_t>(offset));
-        check(result < 0 ? -errno : result, offset, bytes);
+        const std::size_t i = next++;
+        if (i >= requests.size() || stop.stop_requested()) return;
+        const ssize_t result = ::pread(descriptor_, buffer(i).data(), padded(requests[i].bytes()),
+                                       static_cast<off_t>(requests[i].begin));
+        check(result < 0 ? -errno : result, requests[i]);
       }
     } catch (...) {
       failures[index] = std::current_exception();
@@ -157,47 +162,40 @@ void RawReader::read_by_threads(const ByteRange& range, const std::stop_token& s
   }
 }
 
-void RawReader::read_by_io_uring(const ByteRange& range, const std::stop_token& stop) {
-  struct InFlight {
-    std::uint64_t offset;
-    std::uint64_t bytes;
-  };
-  std::vector<InFlight> in_flight(reading_.parallel);
-  std::uint64_t next = range.begin;
+void RawReader::read_by_io_uring(std::span<const ByteRange> requests, const std::stop_token& stop) {
+  std::size_t next = 0;
   unsigned under_way = 0;
-  const auto start = [&](unsigned index) {
-    if (next >= range.end || stop.stop_requested()) return;
-    in_flight[index] = {next, std::min(reading_.request_bytes, range.end - next)};
+  const auto start = [&] {
+    if (next == requests.size() || stop.stop_requested()) return;
     io_uring_sqe* const entry = ::io_uring_get_sqe(ring_->get());
     ::io_uring_prep_read(entry, descriptor_, buffer(next).data(),
-                         static_cast<unsigned>(padded(in_flight[index].bytes)), next);
-    ::io_uring_sqe_set_data64(entry, index);
+                         static_cast<unsigned>(padded(requests[next].bytes())), requests[next].begin);
+    ::io_uring_sqe_set_data64(entry, next++);
     // One by one, or the kernel makes larger reads of neighbours, and fewer of them.
     ::io_uring_submit(ring_->get());
-    next += in_flight[index].bytes;
     ++under_way;
   };
-  for (unsigned i = 0; i < reading_.parallel; ++i) start(i);
+  for (unsigned i = 0; i < reading_.parallel; ++i) start();
   while (under_way > 0) {
     if (const int result = ::io_uring_submit_and_wait(ring_->get(), 1); result < 0 && result != -EINTR) {
-      check(result, next, 0);
+      throw Error(Errc::kReadFailed, "io_uring_enter failed", {.file = file_},
+                  {-result, std::generic_category()});
     }
     io_uring_cqe* entry = nullptr;
     while (::io_uring_peek_cqe(ring_->get(), &entry) == 0) {
-      const auto index = static_cast<unsigned>(entry->user_data);
-      check(entry->res, in_flight[index].offset, in_flight[index].bytes);
+      check(entry->res, requests[entry->user_data]);
       ::io_uring_cqe_seen(ring_->get(), entry);
       --under_way;
-      start(index);
+      start();
     }
   }
 }
 
-TimedRun raw_run(const std::string& file, const ByteRange& range, const RawReading& reading,
+TimedRun raw_run(const std::string& file, std::vector<ByteRange> ranges, const RawReading& reading,
                  const RawRunOptions& options) {
-  return [=] {
+  return [=, ranges = std::move(ranges)] {
     if (options.prepare) options.prepare();
-    return RawReader(file, reading).read(range, options.stop);
+    return RawReader(file, reading).read(ranges, options.stop);
   };
 }
 

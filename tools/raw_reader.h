@@ -49,17 +49,19 @@ class RawReader {
   /// False: the system refuses io_uring, and `reading` wants it.
   static bool available(const RawReading& reading);
 
-  /// Seconds. Throws Error kCancelled when it was stopped, once the reads under way have ended.
-  double read(const ByteRange& range, const std::stop_token& stop = {});
+  /// Seconds for all of `ranges`, in their order. Throws Error kCancelled when it was stopped, once the reads
+  /// under way have ended.
+  double read(std::span<const ByteRange> ranges, const std::stop_token& stop = {});
+  double read(const ByteRange& range, const std::stop_token& stop = {}) { return read({&range, 1}, stop); }
 
  private:
   class PlainRing;
 
-  void read_by_threads(const ByteRange& range, const std::stop_token& stop);
-  void read_by_io_uring(const ByteRange& range, const std::stop_token& stop);
-  std::span<std::byte> buffer(std::uint64_t offset) const;
-  /// Throws unless `result` is the whole of a read of `bytes`.
-  void check(std::int64_t result, std::uint64_t offset, std::uint64_t bytes) const;
+  void read_by_threads(std::span<const ByteRange> requests, const std::stop_token& stop);
+  void read_by_io_uring(std::span<const ByteRange> requests, const std::stop_token& stop);
+  std::span<std::byte> buffer(std::size_t request) const;
+  /// Throws unless `result` is the whole of `request`.
+  void check(std::int64_t result, const ByteRange& request) const;
 
   std::string file_;
   RawReading reading_;
@@ -73,9 +75,9 @@ struct RawRunOptions {
   std::function<void()> prepare = {};  ///< before it, untimed: makes or checks the file's cache state
   std::stop_token stop = {};
 };
-/// One reading of `range`, to be run as often as one likes. It has memory of its own, made anew each time:
+/// One reading of `ranges`, to be run as often as one likes. It has memory of its own, made anew each time:
 /// see docs/benchmarks.md.
-TimedRun raw_run(const std::string& file, const ByteRange& range, const RawReading& reading,
+TimedRun raw_run(const std::string& file, std::vector<ByteRange> ranges, const RawReading& reading,
                  const RawRunOptions& options = {});
 
 struct RawTiming {

@@ -76,6 +76,10 @@ StreamedLlama::StreamedLlama(const LlamaFiles& files, StreamerOptions options)
     : model_(files.config, files.dtype),
       streamed_(stream(*model_, LlamaImpl::kLayersPath, files.table(), {.streaming = std::move(options)})) {}
 
+StreamedLlama::StreamedLlama(Llama loaded, StreamerOptions options)
+    : model_(std::move(loaded)),
+      streamed_(stream(*model_, LlamaImpl::kLayersPath, {.streaming = std::move(options)})) {}
+
 at::Tensor StreamedLlama::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
   const c10::InferenceMode inference;
   return model_->forward(ids, cache, rows, streamed_.layers<LlamaLayerImpl>());

@@ -56,6 +56,8 @@ class StreamedLlama : public LlamaRun {
  public:
   /// Throws what `stream` throws.
   StreamedLlama(const LlamaFiles& files, StreamerOptions options);
+  /// Of a model whose weights someone has loaded: they are streamed from where they lie.
+  StreamedLlama(Llama loaded, StreamerOptions options);
   at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) override;
 
   const Streamer& streamer() const noexcept { return streamed_.streamer(); }

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include <array>
+
 #include "support/test_files.h"
 #include "support/thrown.h"
 #include "tools/page_cache.h"
@@ -29,6 +31,19 @@ TEST_F(RawReaderTest, ReadsAWholeFileEitherWay) {
   for (const RawReading& reading : buffered_) {
     if (!RawReader::available(reading)) continue;
     EXPECT_GT(RawReader(file_, reading).read({0, kBytes}), 0) << describe(reading);
+  }
+}
+
+TEST_F(RawReaderTest, ReadsEachOfSeveralRanges) {
+  for (const RawReading& reading : buffered_) {
+    if (!RawReader::available(reading)) continue;
+    const std::array all_there = {ByteRange{4096, 8192}, ByteRange{2 * kMiB, kBytes}};
+    EXPECT_GT(RawReader(file_, reading).read(all_there), 0) << describe(reading);
+    for (const bool is_last : {false, true}) {
+      std::array ranges = {ByteRange{0, 4096}, ByteRange{kMiB, 2 * kMiB}, ByteRange{0, 4096}};
+      ranges[is_last ? 2 : 1] = {2 * kMiB, 4 * kMiB};  // of which the second MiB is not there
+      expect_throws(Errc::kReadFailed, HasSubstr("3145728"), [&] { RawReader(file_, reading).read(ranges); });
+    }
   }
 }
 
