@@ -10,6 +10,7 @@
 
 #include "binding_builder.h"
 #include "landing_buffers.h"
+#include "layer_members.h"
 
 namespace tierstream {
 namespace {
@@ -43,7 +44,10 @@ ModelBinding::ModelBinding(const ModelWeights& model, Streamer& streamer, const 
   // Views and placeholders are ordinary tensors in every mode: a parameter would become an inference tensor
   // by taking the data of one.
   const c10::InferenceMode ordinary_tensors(false);
-  for (std::size_t i = 0; i < size(); ++i) layers_[i].name = model.layers[i].name;
+  for (std::size_t i = 0; i < size(); ++i) {
+    layers_[i].name = model.layers[i].name;
+    layers_[i].members = model.layers[i].members;
+  }
   BindingBuilder(*this, plan).build();
   set_landing();
 }
@@ -98,6 +102,7 @@ void ModelBinding::refuse_changed(const LayerState& layer) const {
     }
     if (what != nullptr) throw Error(Errc::kModuleChanged, what, {.tensor = weight.name});
   }
+  if (layer.members) layer.members->refuse_reassigned();
 }
 
 BoundLayer ModelBinding::acquire(std::size_t index) {

@@ -2,6 +2,9 @@
 #include <tierstream/adapters/torch/module_list.h>
 
 #include <algorithm>
+#include <memory>
+
+#include "layer_members.h"
 
 namespace tierstream {
 namespace {
@@ -16,14 +19,20 @@ std::vector<ModelWeight> weights_in(const torch::nn::Module& module) {
 }  // namespace
 
 ModelWeights weights_of(const torch::nn::Module& model, const std::vector<ModuleList>& lists) {
-  ModelWeights weights{.outside = weights_in(model), .layers = {}};
+  ModelWeights weights;
+  for (const ModuleList& list : lists) {  // before the weights' handles are taken
+    for (std::size_t i = 0; i < list.size(); ++i) {
+      const std::string name = list.path_of(i);
+      weights.layers.push_back({name, {}, std::make_shared<LayerMembers>(list.at(i), name)});
+    }
+  }
+  weights.outside = weights_in(model);
+  auto layer = weights.layers.begin();
   for (const ModuleList& list : lists) {
     const std::string prefix = list.prefix();
     std::erase_if(weights.outside,
                   [&](const ModelWeight& weight) { return weight.name.starts_with(prefix); });
-    for (std::size_t i = 0; i < list.size(); ++i) {
-      weights.layers.push_back({list.path_of(i), weights_in(*list.at(i))});
-    }
+    for (std::size_t i = 0; i < list.size(); ++i, ++layer) layer->weights = weights_in(*list.at(i));
   }
   return weights;
 }

@@ -389,6 +389,88 @@ TEST_F(Binding, RefusesALayerOfWhichAPartWasReplaced) {
           "replaced while it was streamed"}));
 }
 
+TEST_F(Binding, RefusesALayerOfWhichAMemberWasAssignedAnotherTensor) {
+  StreamedModel streamed = start();
+  const auto layers = streamed.layers<TinyLayerImpl>();
+  at::Tensor& member = model_->layer(1)->linear->weight;
+  const at::Tensor registered = member;  // held on to: the tensor is not the module's alone
+  member = torch::zeros({kWidth, kWidth});
+  EXPECT_EQ(thrown_by([&] { layers.acquire(1); }),
+            (Thrown{Errc::kModuleChanged,
+                    "tensor \"encoder.layer.1.linear.weight\": its module uses it no more: a member was "
+                    "assigned another tensor while the layer was streamed"}));
+  model_->layer(2)->norm->bias = at::Tensor();
+  EXPECT_EQ(thrown_by([&] { layers.acquire(2); }).errc, Errc::kModuleChanged);
+  EXPECT_EQ(thrown_by([&] { layers.acquire(3); }).what, "nothing was thrown");
+  member = registered;
+  EXPECT_TRUE(at::equal(layers.acquire(1)->linear->weight, trained_->layer(1)->linear->weight));
+}
+
+TEST_F(Binding, RefusesALayerOfWhichAMemberWasAssignedAnotherModule) {
+  const StreamedModel streamed = start();
+  const auto layers = streamed.layers<TinyLayerImpl>();
+  model_->layer(1)->norm = torch::nn::LayerNorm(torch::nn::LayerNormOptions({kWidth}));
+  EXPECT_EQ(thrown_by([&] { layers.acquire(1); }),
+            (Thrown{Errc::kModuleChanged,
+                    "\"encoder.layer.1.norm\" belongs to its layer no more: a member was assigned another "
+                    "module while the layer was streamed"}));
+  EXPECT_EQ(thrown_by([&] { layers.acquire(3); }).what, "nothing was thrown");
+}
+
+/// Layers with parameters of their own, in every way in which one can be had.
+struct OwnLayerImpl : torch::nn::Module {
+  OwnLayerImpl() {
+    register_parameter("no_member", torch::rand({kWidth}));
+    listed->append(torch::rand({kWidth}));
+    head->weight = linear->weight;  // tied as C++ does it: the head's own stays registered
+  }
+  at::Tensor forward(const at::Tensor& x) {
+    return linear->forward(x) * scale + named_parameters()["no_member"] + listed[0] + head->forward(x);
+  }
+  torch::nn::Linear linear = register_module("linear", torch::nn::Linear(kWidth, kWidth));
+  torch::nn::Linear head = register_module("head", torch::nn::Linear(kWidth, kWidth));
+  torch::nn::ParameterList listed = register_module("listed", torch::nn::ParameterList());
+  at::Tensor scale = register_parameter("scale", torch::rand({kWidth}));
+};
+
+struct OwnModelImpl : torch::nn::Module {
+  OwnModelImpl() {
+    for (int i = 0; i < 3; ++i) layers->push_back(std::make_shared<OwnLayerImpl>());
+    register_module("layers", layers);
+  }
+  at::Tensor forward(at::Tensor x) {
+    for (const auto& layer : *layers) x = layer->as<OwnLayerImpl>()->forward(x);
+    return x;
+  }
+  torch::nn::ModuleList layers;
+};
+
+TEST_F(Binding, RefusesALayerOfOnesOwnOfWhichAMemberWasAssigned) {
+  auto model = std::make_shared<OwnModelImpl>();
+  const StreamedModel streamed = stream(*model, "layers", {.streaming = {.budget = ample()}});
+  const auto layers = streamed.layers<OwnLayerImpl>();
+  layers.acquire(1);
+  model->layers->ptr<OwnLayerImpl>(1)->scale = torch::zeros({kWidth});
+  EXPECT_EQ(thrown_by([&] { layers.acquire(1); }),
+            (Thrown{Errc::kModuleChanged,
+                    "tensor \"layers.1.scale\": its module uses it no more: a member was assigned another "
+                    "tensor while the layer was streamed"}));
+}
+
+TEST_F(Binding, RefusesNoLayerBecauseAListOfParametersCameOrWent) {
+  auto model = std::make_shared<OwnModelImpl>();
+  const at::Tensor expected = model->forward(some_input());
+  std::vector<at::Tensor> kept = model->parameters();
+  const StreamedModel streamed = stream(*model, "layers", {.streaming = {.budget = ample()}});
+  for (int pass = 0; pass < 3; ++pass) {
+    at::Tensor x = some_input();
+    for (auto&& layer : streamed.layers<OwnLayerImpl>()) x = layer->forward(x);
+    EXPECT_TRUE(at::equal(x, expected));
+    if (pass == 0) kept.clear();
+    if (pass == 1) kept = model->parameters();
+  }
+}
+
 TEST_F(Binding, RefusesAListThatHoldsAnotherModule) {
   const StreamedModel streamed = start();
   const auto layers = streamed.layers<TinyLayerImpl>();

@@ -17,6 +17,7 @@
 namespace tierstream {
 
 class LandingBuffers;
+class LayerMembers;
 class ModelBinding;
 
 /// A layer whose module computes with the weights of its lease. Its end unbinds the weights and ends the
@@ -76,8 +77,8 @@ class ModelBinding {
 
   /// Leases layer `index` on the current stream and binds it. A layer leased already is shared.
   /// Throws what Streamer::acquire throws, Error kModuleChanged for a weight that was moved, converted or
-  /// replaced since it was bound, and kLeasesOutstanding for a layer that is still leased from before a
-  /// change of the budget.
+  /// replaced since it was bound, or that its module's code does not use any more (LayerMembers), and
+  /// kLeasesOutstanding for a layer that is still leased from before a change of the budget.
   BoundLayer acquire(std::size_t index);
 
   /// Begins a walk over `schedule` (empty: all layers) on the current stream.
@@ -153,6 +154,7 @@ class ModelBinding {
   struct LayerState {
     std::string name;
     std::vector<StreamedWeight> weights;
+    std::shared_ptr<const LayerMembers> members;  ///< as LayerWeights has them
     bool lands = false;            ///< some of them
     std::uint64_t generation = 0;  ///< of the streamer's plan that the views belong to
     std::vector<SlotViews> by_slot;

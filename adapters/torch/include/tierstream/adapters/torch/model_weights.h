@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -14,6 +15,7 @@ struct Module;
 
 namespace tierstream {
 
+class LayerMembers;
 class ModuleList;
 
 /// A parameter or buffer of a module. The tensor is the module's own: replacing its data reaches the module.
@@ -26,6 +28,9 @@ struct ModelWeight {
 struct LayerWeights {
   std::string name;  ///< of the layer, e.g. "encoder.layer.3"
   std::vector<ModelWeight> weights;
+  /// Through which its code reaches them; null: as TorchScript does, by their registration alone. Shared with
+  /// the ModelBinding.
+  std::shared_ptr<const LayerMembers> members = {};
 };
 
 /// Every parameter and buffer of a model, by layer: what streaming needs to know of it, and all that it
