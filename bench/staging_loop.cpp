@@ -82,6 +82,7 @@ class FreeDevice final : public Device {
     return std::make_unique<FreeCopyQueue>();
   }
   void download(std::span<std::byte>, const std::byte*, Stream) override {}
+  void fill(std::span<std::byte>, std::byte, Stream) override {}
 
  private:
   class FreeEvent final : public Event {

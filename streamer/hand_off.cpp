@@ -235,9 +235,20 @@ void HandOff::release(std::uint32_t place, std::span<const Stream> streams) {
     if (is_slot) {
       for (const Stream stream : streams) arena_.fence(place, stream);
     }
-    if (--places_[place].leases == 0 && is_slot) wake = changed();
+    if (is_slot && places_[place].leases == 1) {
+      if (rule_.poisons) poison(place, streams.back());
+      wake = changed();
+    }
+    --places_[place].leases;  // last: the lease of an error above has not ended
   }
   if (wake) wake_loop_();
+}
+
+/// Nobody else gets the layer before the loop has staged it anew.
+void HandOff::poison(std::uint32_t slot, Stream stream) {
+  arena_.poison(slot, stream);
+  places_[slot].is_poisoned = true;
+  place_of_[places_[slot].layer] = kNone;
 }
 
 void HandOff::begin_pass(std::span<const std::uint32_t> order, bool wraps) {
@@ -441,6 +452,11 @@ bool HandOff::try_reclaim(std::uint32_t slot) {
   place_of_[place.layer] = kNone;
   place = {};
   return true;
+}
+
+bool HandOff::is_poisoned(std::uint32_t slot) const {
+  const std::scoped_lock lock(mutex_);
+  return places_[slot].is_poisoned;
 }
 
 void HandOff::count_unused(const TierBytes& load) {

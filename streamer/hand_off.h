@@ -25,10 +25,11 @@
 
 namespace tierstream {
 
-/// Which slot a layer may use.
+/// Which slot a layer may use, and what becomes of it.
 struct SlotRule {
   std::uint32_t slots;
-  bool stable;  ///< each layer in one slot only, its stable one
+  bool stable;           ///< each layer in one slot only, its stable one
+  bool poisons = false;  ///< the end of a slot's last lease poisons it: the layer is not there any more
 
   std::uint32_t stable_slot_of(std::uint32_t layer) const { return layer % slots; }
   bool allows(std::uint32_t layer, std::uint32_t slot) const {
@@ -45,7 +46,8 @@ struct SlotRule {
 /// tensors outside.
 ///
 /// Threads: any; one mutex, held for a few operations on preallocated state and, at a release, for recording
-/// the slot's fence. Without blocking calls (`acquire`) it is driven by one thread in the simulation.
+/// the slot's fence (and for poisoning the slot, which takes the time on the CPU device). Without blocking
+/// calls (`acquire`) it is driven by one thread in the simulation.
 class HandOff {
  public:
   /// `wake_loop` ends the loop's wait; called without the mutex.
@@ -135,6 +137,8 @@ class HandOff {
   void publish(std::uint32_t layer);
   /// Takes a published, unleased layer back. False: it is leased.
   bool try_reclaim(std::uint32_t slot);
+  /// The published slot was poisoned: the layer is not in it any more.
+  bool is_poisoned(std::uint32_t slot) const;
   /// One of those who wait for `layer` gets `error`. Waits nobody, it is forgotten, and the layer staged
   /// again when somebody does: an error is never older than the wait that it ends.
   void fail(std::uint32_t layer, std::exception_ptr error);
@@ -152,6 +156,7 @@ class HandOff {
     const Event* ready = nullptr;
     TierBytes load;  ///< moved for this publication
     bool load_counted = false;
+    bool is_poisoned = false;
   };
   /// Of a layer's bytes that stay.
   struct Stay {
@@ -178,6 +183,7 @@ class HandOff {
   bool needs_slot(std::uint32_t layer) const { return needs_slot_[layer] != 0; }
   void find_wanted(std::vector<std::uint32_t>& wanted);
   void announce(std::uint32_t place, std::uint32_t layer);
+  void poison(std::uint32_t slot, Stream stream);
   void charge(StallCause cause);
   void count_stall(StallCause cause, std::chrono::nanoseconds time);
   void account(Place& place);

@@ -39,7 +39,7 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
       slots_(ground.device, ground.gpu, plan_.slot_bytes, plan_.slots),
       copies_(ground.device.make_copy_queue([storage = &ground.storage] { storage->wake(); })),
       hand_off_(
-          slots_needed(plan_), {plan_.slots, ground.stable_slots}, slots_, ground.clock,
+          slots_needed(plan_), {plan_.slots, ground.stable_slots, ground.poison}, slots_, ground.clock,
           [storage = &ground.storage] { storage->wake(); }, ground.trace),
       loop_(StagingParts{.table = ground.table,
                          .plan = plan_,
@@ -53,7 +53,7 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
                          .residents = residents_,
                          .page_cache = pages_.get(),
                          .hand_off = hand_off_,
-                         .rule = {plan_.slots, ground.stable_slots},
+                         .rule = {plan_.slots, ground.stable_slots, ground.poison},
                          .trace = ground.trace}) {
   if (pages_) {
     for (LayerLayout& layout : plan_.layers) pages_->split_at_edges(layout.mapped_copies);

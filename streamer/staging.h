@@ -43,6 +43,7 @@ struct StagingGround {
   const Clock& clock;
   TraceRecorder trace;
   bool stable_slots;
+  bool poison;
 };
 
 /// All that one plan holds and moves: the memory of each tier but that of the tensors outside the layers, and

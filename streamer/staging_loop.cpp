@@ -187,6 +187,9 @@ void StagingLoop::give_slots() {
   std::ranges::fill(is_wanted_, std::uint8_t{0});
   for (const std::uint32_t layer : wanted_) is_wanted_[layer] = 1;
   for (Target& target : targets_) {
+    const bool may_be_poisoned =
+        parts_.rule.poisons && is_slot(target) && target.stage == Target::Stage::kPublished;
+    if (may_be_poisoned && parts_.hand_off.is_poisoned(index_of(target))) give_up(target);
     if (is_slot(target) || target.stage == Target::Stage::kAbandoned) settle(target);
   }
   make_room();

@@ -136,7 +136,8 @@ StagingGround StreamerCore::ground() {
               },
           .clock = clock_,
           .trace = trace_,
-          .stable_slots = options_.stable_slots};
+          .stable_slots = options_.stable_slots,
+          .poison = options_.poison};
 }
 
 void StreamerCore::allocate_outside(const Plan& plan) {

@@ -172,6 +172,10 @@ class CpuDevice final : public Device {
     if (!destination.empty()) std::memcpy(destination.data(), source, destination.size());
   }
 
+  void fill(std::span<std::byte> memory, std::byte value, Stream) override {
+    if (!memory.empty()) std::memset(memory.data(), std::to_integer<int>(value), memory.size());
+  }
+
  private:
   void free_memory(std::byte* data, std::size_t bytes) noexcept override { HostMemory::adopt(data, bytes); }
   void unregister_host(std::span<std::byte>) noexcept override {}

@@ -47,6 +47,12 @@ void SlotArena::fence(std::uint32_t index, Stream stream) {
   fence->event->record(stream);
 }
 
+void SlotArena::poison(std::uint32_t index, Stream stream) {
+  for (const Fence& fence : states_[index].fences) fence.event->make_wait(stream);
+  device_.fill(memory(index), kPoison, stream);
+  fence(index, stream);
+}
+
 bool SlotArena::fences_pending() const {
   return std::ranges::any_of(states_,
                              [this](const State& state) { return !state.taken && !fences_done(state); });

@@ -15,15 +15,6 @@
 namespace tierstream {
 namespace {
 
-/// Every byte 0xFF: NaN in all floating-point types, -1 in integers.
-void fill_with_nan(std::span<std::byte> memory, at::Device device) {
-  const at::Tensor bytes = at::for_blob(memory.data(), {static_cast<std::int64_t>(memory.size())})
-                               .options(at::TensorOptions(at::kByte).device(device))
-                               .target_device(device)
-                               .make_tensor();
-  bytes.fill_(0xFF);
-}
-
 at::Tensor copy_on_host(const at::Tensor& data, const at::Tensor& like) {
   return at::empty_strided(like.sizes(), like.strides(), like.options().device(at::kCPU)).copy_(data);
 }
@@ -194,8 +185,7 @@ void ModelBinding::release(Lease& lease, Stream stream_at_acquire) noexcept {
     const Stream current = stream();
     lease.release(current);
     if (layer.lands && landing_->end(slot, stream_at_acquire, current) && poison_) {
-      const c10::InferenceMode ordinary_tensors(false);
-      fill_with_nan(landing_->memory(slot), device_);
+      streamer_->device().fill(landing_->memory(slot), kPoison, current);
       landing_->forget(slot, current);
     }
   } catch (const std::exception&) {

@@ -43,9 +43,11 @@ Budget less(Budget budget, std::uint64_t kept_bytes) {
   return budget;
 }
 
-StreamerOptions within(StreamerOptions options, std::uint64_t kept_bytes) {
-  options.budget = less(options.budget, kept_bytes);
-  return options;
+StreamerOptions streaming_of(const StreamOptions& options, std::uint64_t kept_bytes) {
+  StreamerOptions streaming = options.streaming;
+  streaming.budget = less(streaming.budget, kept_bytes);
+  streaming.poison |= options.binding.poison;
+  return streaming;
 }
 
 }  // namespace
@@ -56,7 +58,7 @@ StreamedWeights::StreamedWeights(const ModelWeights& model, LayerTable table, co
       budget_(options.streaming.budget),
       landing_buffers_(most_landing_buffers(options.streaming.max_slots, table.layers.size())),
       staying_bytes_(bytes_kept_by(model, table, options)),
-      streamer_(std::move(table), within(options.streaming, staying_bytes_)),
+      streamer_(std::move(table), streaming_of(options, staying_bytes_)),
       binding_(model, streamer_, options.binding) {
   staying_bytes_ -= landing_buffers_ * binding_.landing_bytes();
 }

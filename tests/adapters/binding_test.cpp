@@ -682,5 +682,15 @@ TEST_F(Binding, ShowsATensorThatWasKeptBeyondItsLeaseAsNaNWhenPoisoned) {
   EXPECT_TRUE(at::equal(model_->forward_resident(some_input()), expected()));
 }
 
+TEST_F(Binding, HasSlotsPoisonedToo) {
+  const StreamedModel streamed = start(2, {.poison = true}, landing_bytes(*model_->layer(0), 4));
+  for (int use = 0; use < 2; ++use) {
+    const auto layer = streamed.layers<TinyLayerImpl>().acquire(1);
+    ASSERT_LT(layer.lease().slot(), streamed.streamer().plan().slots);
+    EXPECT_TRUE(at::equal(weight(1), trained_->layer(1)->linear->weight));
+  }
+  EXPECT_EQ(streamed.streamer().stats().total.bytes.gpu, 0u);  // the second did not find it there
+}
+
 }  // namespace
 }  // namespace tierstream

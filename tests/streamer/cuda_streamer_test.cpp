@@ -153,5 +153,21 @@ TEST_F(CudaStreamerTest, TakesOfTheGpuItsBudgetAndNoMore) {
   }
 }
 
+TEST_F(CudaStreamerTest, ShowsPoisonToWorkQueuedBehindALease) {
+  Streamer streamer(model_.table, {.device = device_, .budget = budget(31 * kMiB), .poison = true});
+  ASSERT_EQ(streamer.plan().resident_bytes, 0u);
+  for (int pass = 0; pass < 2; ++pass) {
+    TensorView kept{};
+    for (const Lease& lease : streamer.pass({.last = true})) {  // after which no slot is filled again
+      check(lease);
+      kept = lease.tensor(lease.size() - 1);
+    }
+    ASSERT_NE(kept.spec, nullptr);
+    std::vector<std::byte> seen(kept.spec->bytes);
+    device_->download(seen, kept.data, Stream{});
+    EXPECT_EQ(std::ranges::count(seen, kPoison), static_cast<std::ptrdiff_t>(seen.size()));
+  }
+}
+
 }  // namespace
 }  // namespace tierstream

@@ -97,6 +97,9 @@ class LateDevice final : public Device {
   void download(std::span<std::byte> destination, const std::byte* source, Stream stream) override {
     device_->download(destination, source, stream);
   }
+  void fill(std::span<std::byte> memory, std::byte value, Stream stream) override {
+    device_->fill(memory, value, stream);
+  }
   void enter_staging_thread() override { device_->enter_staging_thread(); }
 
  private:

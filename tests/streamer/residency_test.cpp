@@ -143,6 +143,9 @@ class FarDevice final : public Device {
   void download(std::span<std::byte> destination, const std::byte* source, Stream stream) override {
     cpu_->download(destination, source, stream);
   }
+  void fill(std::span<std::byte> memory, std::byte value, Stream stream) override {
+    cpu_->fill(memory, value, stream);
+  }
 
  private:
   void free_memory(std::byte* data, std::size_t bytes) noexcept override { HostMemory::adopt(data, bytes); }

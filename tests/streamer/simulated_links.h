@@ -142,6 +142,9 @@ class LinkedDevice final : public Device {
   void download(std::span<std::byte>, const std::byte*, Stream) override {
     throw std::logic_error("there is nothing to download");
   }
+  void fill(std::span<std::byte>, std::byte, Stream) override {
+    throw std::logic_error("there is nothing to fill");
+  }
 
  private:
   class Point final : public Event {

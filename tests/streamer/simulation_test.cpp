@@ -51,6 +51,11 @@ TEST(Simulation, NoticesComputeThatDoesNotWaitForItsCopies) {
   EXPECT_NE(what_is_noticed(lying_device(&DeviceLies::waits_ignored)).find("wrong bytes"), std::string::npos);
 }
 
+TEST(Simulation, NoticesASlotThatIsNotPoisonedWhenItsLastLeaseEnds) {
+  EXPECT_NE(what_is_noticed(lying_device(&DeviceLies::fills_ignored)).find("where poison should be"),
+            std::string::npos);
+}
+
 TEST(Simulation, ReplaysASeedExactly) {
   const Outcome first = simulate(7);
   const Outcome second = simulate(7);

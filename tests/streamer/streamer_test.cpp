@@ -260,6 +260,35 @@ TEST_P(StreamerTest, RefusesRequestSizesThatDoNotDivideBlocks) {
   }
 }
 
+TEST_P(StreamerTest, PoisonsASlotAtTheEndOfItsLastLease) {
+  const SmallModel model(6, 64 * 700);
+  Streamer streamer(model.table,
+                    {.device = device(), .budget = model.budget(3), .poison = true, .warn = {}});
+  ASSERT_EQ(streamer.plan().slots, 3u);
+  std::vector<std::span<const std::byte>> kept;
+  for (Lease layer : streamer.pass({.last = true})) {  // after which no slot is filled again
+    EXPECT_TRUE(model.has_right_bytes(layer));
+    kept.emplace_back(layer.tensor(1).data, layer.tensor(1).spec->bytes);
+  }
+  for (const auto bytes : kept) {
+    EXPECT_EQ(std::ranges::count(bytes, kPoison), static_cast<std::ptrdiff_t>(bytes.size()));
+  }
+}
+
+TEST_P(StreamerTest, LoadsALayerAnewWhoseSlotWasPoisoned) {
+  const SmallModel model(6, 64 * 700);
+  Streamer streamer(model.table,
+                    {.device = device(), .budget = model.budget(3), .poison = true, .warn = {}});
+  for (int round = 0; round < 3; ++round) {
+    const Lease layer = streamer.acquire(2);
+    { const Lease again = streamer.acquire(2); }
+    EXPECT_TRUE(model.has_right_bytes(layer)) << "of two leases one has ended";
+  }
+  const TierBytes bytes = streamer.stats().total.bytes;
+  EXPECT_EQ(bytes.disk, 3 * model.layer_bytes());
+  EXPECT_EQ(bytes.gpu, 3 * model.layer_bytes()) << "of the second leases";
+}
+
 /// A device of its own memory by the side of the CPU, with streams that can be told to be captured.
 class CapturedDevice final : public Device {
  public:
@@ -281,6 +310,9 @@ class CapturedDevice final : public Device {
   }
   void download(std::span<std::byte> destination, const std::byte* source, Stream stream) override {
     inner_->download(destination, source, stream);
+  }
+  void fill(std::span<std::byte> memory, std::byte value, Stream stream) override {
+    inner_->fill(memory, value, stream);
   }
   void refuse_capture(Stream) const override {
     if (captured) throw Error(Errc::kStreamCapturing, "the stream is being captured");

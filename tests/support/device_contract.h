@@ -279,6 +279,38 @@ TEST_P(DeviceContract, RegistersHostMemoryAgainOnceItIsUnregistered) {
   }
 }
 
+TEST_P(DeviceContract, AFillSetsItsBytesAndNoOthers) {
+  const HostMemory source = pattern(kMiB, 1);
+  const DeviceMemory memory = device_->allocate(kMiB);
+  const auto queue = device_->make_copy_queue({});
+  const auto copied = device_->make_event();
+  queue->copy(memory.data(), source.span().data(), kMiB);
+  queue->record(*copied);
+  copied->make_wait(Stream{});
+  std::vector<std::byte> expected = bytes_of(source);
+  std::fill(expected.begin() + 7, expected.end() - 300, kPoison);
+  device_->fill({memory.data() + 7, kMiB - 307}, kPoison, Stream{});
+  device_->fill({memory.data(), 0}, kPoison, Stream{});
+  EXPECT_EQ(downloaded(memory), expected);
+}
+
+TEST_P(DeviceContract, AnEventRecordedAfterAFillIsDoneAfterIt) {
+  const HostMemory source = pattern(8 * kMiB, 1);
+  const DeviceMemory memory = device_->allocate(8 * kMiB);
+  const auto queue = device_->make_copy_queue({});
+  const auto filled = device_->make_event();
+  const auto copied = device_->make_event();
+  for (int round = 0; round < 5; ++round) {
+    device_->fill({memory.data(), memory.bytes()}, kPoison, Stream{});
+    filled->record(Stream{});
+    while (!filled->done()) std::this_thread::yield();
+    queue->copy(memory.data(), source.span().data(), 8 * kMiB);
+    queue->record(*copied);
+    copied->make_wait(Stream{});
+    EXPECT_EQ(downloaded(memory), bytes_of(source));
+  }
+}
+
 TEST_P(DeviceContract, AStreamThatIsNotCapturedIsNotRefused) {
   EXPECT_NO_THROW(device_->refuse_capture(Stream{}));
 }

@@ -66,6 +66,12 @@ class FakeDevice final : public Device {
     throw std::logic_error("FakeDevice has nothing to download");
   }
 
+  /// The bytes are set at once.
+  void fill(std::span<std::byte> memory, std::byte value, Stream stream) override {
+    std::ranges::fill(memory, value);
+    queue(stream);
+  }
+
  private:
   struct Timeline {
     int recorded = 0;

@@ -2,6 +2,7 @@
 #include <tierstream/io/error.h>
 #include <tierstream/tiers/slot_arena.h>
 
+#include <algorithm>
 #include <utility>
 
 #include "support/fake_device.h"
@@ -107,6 +108,22 @@ TEST(SlotArena, HandsOutAnotherSlotWhileOneIsHeldBack) {
   const auto second = arena.try_take();
   ASSERT_TRUE(second);
   EXPECT_NE(second->index(), held_back);
+}
+
+TEST(SlotArena, PoisonsASlotAfterAllThatUsedItAndBeforeItIsHandedOut) {
+  Scene scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
+  auto slot = arena.try_take();
+  const int use = scene.device.queue(scene.other_stream);
+  arena.fence(0, scene.other_stream);
+  arena.poison(0, scene.stream);
+  EXPECT_TRUE(scene.device.waits_for(scene.stream, scene.other_stream, use));
+  EXPECT_EQ(std::ranges::count(arena.memory(0), kPoison), static_cast<std::ptrdiff_t>(kSlotBytes));
+  slot.reset();
+  scene.device.finish(scene.other_stream);
+  EXPECT_FALSE(arena.try_take());
+  scene.device.finish(scene.stream);
+  EXPECT_TRUE(arena.try_take());
 }
 
 TEST(SlotArena, ASlotInUseIsNotPending) {

@@ -69,6 +69,9 @@ class LinkedDevice final : public Device {
   void download(std::span<std::byte> destination, const std::byte* source, Stream stream) override {
     cpu_->download(destination, source, stream);
   }
+  void fill(std::span<std::byte> memory, std::byte value, Stream stream) override {
+    cpu_->fill(memory, value, stream);
+  }
 
  private:
   void free_memory(std::byte*, std::size_t) noexcept override {}  // what `allocate` gives is the CPU device's

@@ -175,6 +175,12 @@ class CudaDevice final : public Device {
     check(cudaStreamSynchronize(native(stream)), "cudaStreamSynchronize");
   }
 
+  void fill(std::span<std::byte> memory, std::byte value, Stream stream) override {
+    const CurrentDevice current(ordinal_);
+    check(cudaMemsetAsync(memory.data(), std::to_integer<int>(value), memory.size(), native(stream)),
+          "cudaMemsetAsync");
+  }
+
   void refuse_capture(Stream stream) const override {
     const CurrentDevice current(ordinal_);
     cudaStreamCaptureStatus capture = cudaStreamCaptureStatusNone;

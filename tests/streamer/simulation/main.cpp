@@ -36,6 +36,7 @@ int main(int argc, char** argv) {
       sum.device_failures += outcome.device_failures;
       sum.budget_changes += outcome.budget_changes;
       sum.residents_kept += outcome.residents_kept;
+      sum.poisoned_slots += outcome.poisoned_slots;
     } catch (const std::exception& error) {
       fmt::print(stderr, "seed {}: {}\n", s, error.what());
       return 1;
@@ -43,8 +44,8 @@ int main(int argc, char** argv) {
   }
   fmt::print(
       "{} seeds: {} leases, {} tensors checked, {} read errors, {} refused leases, {} device failures, "
-      "{} changes of the budget that kept {} tensors resident\n",
+      "{} changes of the budget that kept {} tensors resident, {} slots poisoned\n",
       seeds, sum.leases, sum.tensors_checked, sum.read_errors, sum.too_many_leases, sum.device_failures,
-      sum.budget_changes, sum.residents_kept);
+      sum.budget_changes, sum.residents_kept, sum.poisoned_slots);
   return 0;
 }

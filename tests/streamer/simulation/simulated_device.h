@@ -4,6 +4,7 @@
 #include <tierstream/tiers/device.h>
 #include <tierstream/tiers/layer_layout.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
@@ -22,6 +23,7 @@ struct DeviceLies {
   bool copies_done_early = false;  ///< events of the copy queue count as done at once
   bool fences_done_early = false;  ///< events of the callers' streams count as done at once
   bool waits_ignored = false;      ///< streams do not wait for events
+  bool fills_ignored = false;
 };
 
 /// A device whose work is done when the simulation gets round to it: every stream is a list of operations,
@@ -94,6 +96,10 @@ class SimulatedDevice final : public Device {
   }
   void download(std::span<std::byte> destination, const std::byte* source, Stream) override {
     std::memcpy(destination.data(), source, destination.size());
+  }
+  void fill(std::span<std::byte> memory, std::byte value, Stream stream) override {
+    if (lies_.fills_ignored) return;
+    queue_of(stream).push_back({.run = [=] { std::ranges::fill(memory, value); }});
   }
 
  private:

@@ -145,11 +145,13 @@ class World {
     if (chance(30)) budget.pinned += options.max_ring_bytes + below(layers() * least.slot_bytes + 1);
     options_ = options;
     stable_slots_ = chance(20);
+    poison_ = chance(30);
     gpu_.emplace("gpu", budget.gpu);
     pinned_.emplace("pinned", budget.pinned);
     page_cache_.emplace("page_cache", budget.page_cache);
     device_.emplace(random_, DeviceTraits{.name = "simulated", .reads_land = reads_land}, chance(50),
                     lies_.device);
+    device_->watch([this](std::span<const std::byte> written) { check_write(written); });
     const bool faulty = chance(50);
     StorageFaults faults{.late = 0.1 + 0.8 * static_cast<double>(below(100)) / 100,
                          .completes_early = lies_.storage_completes_early};
@@ -160,6 +162,7 @@ class World {
     pages_fail_ = faulty && chance(30);
     page_failures_.resize(layers());
     storage_.emplace(random_, files_, alignment_, faults, 1 + below(8));
+    storage_->watch([this](std::span<const std::byte> written) { check_write(written); });
     for (const SourceFile& file : table_.files) storage_->open(file.path);
     Plan plan = make_plan(table_, budget, {}, options_);
     outside_reservation_ = gpu_->reserve(plan.outside.slot_bytes, "outside");
@@ -183,12 +186,13 @@ class World {
         .make_pages = [this](const Plan& made, PageCache* before) { return make_pages(made, before); },
         .clock = clock_,
         .trace = {},
-        .stable_slots = stable_slots_};
+        .stable_slots = stable_slots_,
+        .poison = poison_};
     auto next = std::make_shared<Staging>(ground, std::move(plan), generation, outside_.data(),
                                           outside_is_there_, staging_.get());
     if (staging_) next->hand_off().carry_on(staging_->hand_off());
     staging_ = std::move(next);
-    rule_ = {staging_->plan().slots, stable_slots_};
+    rule_ = {staging_->plan().slots, stable_slots_, poison_};
     check_budgets();
   }
 
@@ -214,6 +218,7 @@ class World {
     std::vector<Resident> there = residents_there();
     pages_ = nullptr;
     staging_->retire();
+    poisoned_.clear();
     if (chance(10)) {  // parked in between
       staging_->free_kept(chance(50));
       there.clear();
@@ -272,24 +277,37 @@ class World {
   /// What was there before a change of the budget and is in the plan of after lies where it lay, and nothing
   /// is brought there again.
   void keep_residents(const std::vector<Resident>& there) {
-    std::vector<std::span<const std::byte>> kept;
+    kept_.clear();
     for (const Resident& before : there) {
       if (staging_->plan().homes[before.layer][before.tensor] != TensorHome::kResident) continue;
       if (resident_bytes(before.layer, before.tensor).data() != before.bytes.data()) {
         throw Failure("a resident tensor has moved");
       }
-      kept.push_back(before.bytes);
+      kept_.push_back(before.bytes);
     }
-    outcome_.residents_kept += kept.size();
-    const auto refuse = [kept](std::span<const std::byte> written) {
-      for (const std::span<const std::byte> bytes : kept) {
-        if (written.data() < bytes.data() + bytes.size() && bytes.data() < written.data() + written.size()) {
-          throw Failure("a tensor that was resident before is brought again");
-        }
-      }
+    outcome_.residents_kept += kept_.size();
+  }
+
+  /// Before device memory is written to.
+  void check_write(std::span<const std::byte> written) {
+    const auto meets = [written](std::span<const std::byte> bytes) {
+      return written.data() < bytes.data() + bytes.size() && bytes.data() < written.data() + written.size();
     };
-    storage_->watch(refuse);
-    device_->watch(refuse);
+    if (std::ranges::any_of(kept_, meets)) {
+      throw Failure("a tensor that was resident before is brought again");
+    }
+    const auto slot = std::ranges::find_if(poisoned_, meets);
+    if (slot == poisoned_.end()) return;
+    check_poison(*slot);
+    poisoned_.erase(slot);
+  }
+
+  void check_poison(std::span<const std::byte> slot) {
+    if (loop_failed_) return;
+    ++outcome_.poisoned_slots;
+    if (std::ranges::any_of(slot, [](std::byte byte) { return byte != kPoison; })) {
+      throw Failure("a slot that was given back has wrong bytes where poison should be");
+    }
   }
 
   void check_budgets() const {
@@ -452,6 +470,18 @@ class World {
     const Holding held = std::move(caller.holds.back());
     caller.holds.pop_back();
     held.staging->release(held.place, held.streams);
+    const bool is_slot = held.staging == staging_ && held.place < rule_.slots;
+    if (!poison_ || !is_slot || staging_->hand_off().is_leased(held.place)) return;
+    const std::byte* begin = nullptr;  // of what was streamed
+    const std::byte* end = nullptr;
+    for (std::size_t i = 0; i < table_.layers[held.layer].tensors.size(); ++i) {
+      if (staging_->plan().homes[held.layer][i] != TensorHome::kSlot) continue;
+      const TensorView tensor = staging_->tensor(held.layer, held.place, i);
+      if (tensor.spec->bytes == 0) continue;
+      if (begin == nullptr || tensor.data < begin) begin = tensor.data;
+      end = std::max<const std::byte*>(end, tensor.data + tensor.spec->bytes);
+    }
+    poisoned_.emplace_back(begin, end);
   }
 
   // --- What must hold ---
@@ -554,6 +584,7 @@ class World {
     }
     if (loop_failed_) return drain_storage();
     step_loop();
+    for (const std::span<const std::byte> slot : poisoned_) check_poison(slot);
     if (staging_->ring()->free_blocks() != staging_->plan().ring.blocks)
       throw Failure("ring blocks were not given back");
     const PassStats total = staging_->hand_off().total();
@@ -577,6 +608,7 @@ class World {
   LayerTable table_;
   PlanOptions options_;
   bool stable_slots_ = false;
+  bool poison_ = false;
   bool pages_fail_ = false;
   std::vector<std::uint64_t> page_failures_;  // by layer
   SlotRule rule_{};
@@ -592,6 +624,8 @@ class World {
   bool outside_is_there_ = false;
   std::shared_ptr<Staging> staging_;
   SimulatedPageCache* pages_ = nullptr;  // of staging_
+  std::vector<std::span<const std::byte>> kept_;      // tensors that the last change of the budget kept
+  std::vector<std::span<const std::byte>> poisoned_;  // in slots, not written to since their last lease
 
   std::vector<Caller> callers_;
   std::size_t failures_heard_ = 0;                 // by the loop, of storage's

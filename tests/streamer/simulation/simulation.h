@@ -22,6 +22,7 @@ struct Outcome {
   std::uint64_t device_failures = 0;
   std::uint64_t budget_changes = 0;
   std::uint64_t residents_kept = 0;  ///< over changes of the budget
+  std::uint64_t poisoned_slots = 0;
 };
 
 /// What the staging loop did wrong.
@@ -36,6 +37,7 @@ class Failure : public std::runtime_error {
 /// repeat, abandon passes and give up waiting; budgets change; the device may fail.
 ///
 /// Checks that every tensor has the right bytes at the beginning and end of each use on its stream, that
+/// a slot that is poisoned when its last lease ends is so to its last byte when it is written to again, that
 /// errors surface at the acquire of the layer they hit with file, tensor and offset, that a lease is refused
 /// only when every slot is leased, that blocks all come back, that nothing which a change of the budget keeps
 /// on the device moves or is brought again, and that everything ends. Throws Failure.

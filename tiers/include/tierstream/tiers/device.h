@@ -87,6 +87,9 @@ class HostRegistration {
   std::span<std::byte> memory_;
 };
 
+/// Every byte of poisoned memory: NaN in fp32, fp16, bf16 and fp8 (e4m3fn, e5m2), -1 in integers.
+inline constexpr std::byte kPoison{0xFF};
+
 enum class HostAccess : std::uint8_t {
   kReadWrite,
   kReadOnly,  ///< the device only reads it, as it must where the memory itself is read-only
@@ -136,6 +139,10 @@ class Device {
   /// Copies device memory to the host after all work of `stream`; blocks.
   virtual void download(std::span<std::byte> host_destination, const std::byte* device_source,
                         Stream stream) = 0;
+
+  /// Sets every byte of device memory to `value`, after all work of `stream` and before what is queued on it
+  /// later. On the CPU device it is done when the call returns.
+  virtual void fill(std::span<std::byte> device_memory, std::byte value, Stream stream) = 0;
 
   /// Throws Error kStreamCapturing when `stream` is being captured into a graph.
   virtual void refuse_capture(Stream) const {}

@@ -48,6 +48,9 @@ class SlotArena {
   /// Slot `index`, in use now, is not to be handed out again before all work queued on `stream` so far is
   /// done.
   void fence(std::uint32_t index, Stream stream);
+  /// Slot `index`, fenced by all that used it: fills it with kPoison on `stream`, after those fences, and is
+  /// fenced by that, too.
+  void poison(std::uint32_t index, Stream stream);
 
   std::uint32_t slots() const noexcept { return static_cast<std::uint32_t>(states_.size()); }
   std::uint64_t slot_bytes() const noexcept { return slot_bytes_; }

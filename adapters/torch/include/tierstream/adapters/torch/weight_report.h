@@ -20,7 +20,8 @@ struct BindOptions {
   bool allow_missing = false;
   /// For finding code that keeps a layer's weights beyond its lease: weights are placeholders of NaN between
   /// leases, and the memory that a lease bound them to is filled with NaN when it ends. Every weight is then
-  /// copied once more on the device, into memory for it.
+  /// copied once more on the device, into memory for it, so that those that stay on the device are covered.
+  /// `stream` also has the slots poisoned, as StreamerOptions::poison alone does.
   bool poison = false;
 };
 
