@@ -10,6 +10,8 @@
 #include <array>
 #include <cstddef>
 
+#include "page_bytes.h"
+
 namespace tierstream {
 namespace {
 
@@ -32,8 +34,6 @@ struct PageRange {
   std::uint64_t first;
   std::uint64_t count;
 };
-
-std::uint64_t page_bytes() noexcept { return static_cast<std::uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
 std::optional<std::uint64_t> count_by_cachestat(int descriptor, PageRange pages) noexcept {
   CacheRange range{.offset = pages.first * page_bytes(), .bytes = pages.count * page_bytes()};

@@ -6,12 +6,9 @@
 #include <cstddef>
 #include <new>
 
+#include "page_bytes.h"
+
 namespace tierstream {
-namespace {
-
-std::size_t page_bytes() { return static_cast<std::size_t>(::sysconf(_SC_PAGESIZE)); }
-
-}  // namespace
 
 ForkGuard::ForkGuard() : process_(::getpid()) {
   void* const page =

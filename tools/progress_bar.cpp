@@ -16,7 +16,7 @@ constexpr std::size_t kDefaultColumns = 80;
 constexpr std::size_t kMinBarColumns = 10;
 constexpr std::size_t kMaxBarColumns = 40;
 
-std::string format_seconds(double seconds) {
+std::string format_clock(double seconds) {
   const auto whole = static_cast<std::uint64_t>(seconds + 0.5);
   if (whole >= 3600) return fmt::format("{}:{:02}:{:02}", whole / 3600, whole / 60 % 60, whole % 60);
   return fmt::format("{}:{:02}", whole / 60, whole % 60);
@@ -35,7 +35,7 @@ std::string format_progress(const std::string& label, std::uint64_t done_bytes, 
   const double done = static_cast<double>(std::min(done_bytes, total_bytes));
   const double share = total_bytes > 0 ? done / static_cast<double>(total_bytes) : 1;
   const double rate = seconds > 0 ? done / seconds : 0;
-  const std::string left = rate > 0 ? format_seconds((static_cast<double>(total_bytes) - done) / rate) : "?";
+  const std::string left = rate > 0 ? format_clock((static_cast<double>(total_bytes) - done) / rate) : "?";
   const std::string numbers = fmt::format("{:3.0f} %  {:.2f} GB/s  {} left", share * 100, rate / 1e9, left);
   std::string line = label + "  ";
   const std::size_t taken = line.size() + numbers.size() + 4;  // brackets, two spaces

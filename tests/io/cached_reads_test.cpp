@@ -15,6 +15,7 @@
 #include <fstream>
 #include <optional>
 
+#include "file_backend.h"
 #include "posix_files.h"
 #include "support/aligned_memory.h"
 #include "support/test_files.h"
@@ -38,13 +39,7 @@ std::optional<std::uint64_t> bytes_from_disks() {
   return std::nullopt;
 }
 
-struct Backend {
-  std::string name;
-  std::unique_ptr<StorageBackend> (*make)(const StorageOptions&);
-  friend void PrintTo(const Backend& backend, std::ostream* out) { *out << backend.name; }
-};
-
-class CachedReads : public testing::TestWithParam<Backend> {
+class CachedReads : public testing::TestWithParam<FileBackend> {
  protected:
   void SetUp() override {
     path_ = directory_.write("file", content_);
@@ -124,9 +119,7 @@ class CachedReads : public testing::TestWithParam<Backend> {
   FileId file_{};
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, CachedReads,
-                         testing::Values(Backend{"io_uring", make_io_uring_backend},
-                                         Backend{"posix", make_posix_backend}),
+INSTANTIATE_TEST_SUITE_P(Backends, CachedReads, file_backends(),
                          [](const auto& backend) { return backend.param.name; });
 
 TEST_P(CachedReads, LeaveNothingOfAColdFileInTheCache) {

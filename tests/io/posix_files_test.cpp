@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "file_backend.h"
 #include "support/test_files.h"
 #include "support/thrown.h"
 
@@ -25,13 +26,7 @@ namespace {
 
 using testing::HasSubstr;
 
-struct Backend {
-  std::string name;
-  std::unique_ptr<StorageBackend> (*make)(const StorageOptions&);
-  friend void PrintTo(const Backend& backend, std::ostream* out) { *out << backend.name; }
-};
-
-class FilesOfTheSystem : public testing::TestWithParam<Backend> {
+class FilesOfTheSystem : public testing::TestWithParam<FileBackend> {
  protected:
   void SetUp() override {
     try {
@@ -62,9 +57,7 @@ class FilesOfTheSystem : public testing::TestWithParam<Backend> {
   TemporaryDirectory directory_;
 };
 
-INSTANTIATE_TEST_SUITE_P(Backends, FilesOfTheSystem,
-                         testing::Values(Backend{"io_uring", make_io_uring_backend},
-                                         Backend{"posix", make_posix_backend}),
+INSTANTIATE_TEST_SUITE_P(Backends, FilesOfTheSystem, file_backends(),
                          [](const auto& backend) { return backend.param.name; });
 
 TEST_P(FilesOfTheSystem, RefusesWhatIsNotARegularFileAtOnce) {

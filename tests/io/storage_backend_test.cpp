@@ -21,7 +21,7 @@ using testing::HasSubstr;
 using testing::Pair;
 using namespace std::chrono_literals;
 
-constexpr std::uint64_t kFileBytes = 3 * 4096 + 100;
+constexpr std::uint64_t kScriptedBytes = 3 * 4096 + 100;
 constexpr std::uint64_t kSeed = 42;
 
 class Shell : public testing::Test {
@@ -59,7 +59,9 @@ class Shell : public testing::Test {
 
   AlignedMemory memory_{16384};
   ScriptedBackend backend_{{{.path = "scripted",
-                             .info = {.bytes = kFileBytes, .offset_alignment = 512, .memory_alignment = 512},
+                             .info = {.bytes = kScriptedBytes,
+                                      .offset_alignment = 512,
+                                      .memory_alignment = 512},
                              .seed = kSeed}}};
   FileId file_ = backend_.open("scripted");
 };

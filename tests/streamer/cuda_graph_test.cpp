@@ -10,13 +10,13 @@
 #include <vector>
 
 #include "small_model.h"
+#include "support/byte_units.h"
 #include "support/cuda_kernels.h"
 #include "support/thrown.h"
 
 namespace tierstream {
 namespace {
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::size_t kLayers = 7;
 constexpr std::size_t kSumsBytes = SmallModel::kTensors * sizeof(std::uint64_t);
 

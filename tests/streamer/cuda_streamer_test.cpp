@@ -14,12 +14,12 @@
 #include <vector>
 
 #include "small_model.h"
+#include "support/byte_units.h"
 #include "support/test_files.h"
 
 namespace tierstream {
 namespace {
 
-constexpr std::uint64_t kMiB = 1u << 20;
 
 /// The whole way to a GPU: bytes from disk, page cache and RAM, compared where they lie on the device at the
 /// moment of use.

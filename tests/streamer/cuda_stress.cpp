@@ -20,6 +20,7 @@
 #include <thread>
 #include <vector>
 
+#include "support/byte_units.h"
 #include "support/cuda_kernels.h"
 #include "support/test_files.h"
 
@@ -27,7 +28,6 @@ namespace tierstream {
 namespace {
 
 constexpr int kSkipped = 77;
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint32_t kLayers = 12;
 constexpr std::uint32_t kTensors = 4;
 constexpr std::size_t kChecksInFlight = 256;

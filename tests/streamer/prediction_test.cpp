@@ -18,6 +18,7 @@
 #include "hand_off.h"
 #include "simulated_links.h"
 #include "staging_loop.h"
+#include "support/byte_units.h"
 
 namespace tierstream {
 namespace {
@@ -27,7 +28,6 @@ using testing::LinkedStorage;
 using testing::SimulatedTime;
 using testing::WarmPages;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint32_t kLayers = 24;
 /// Llama's layer in small; requests, blocks and chunks are a quarter of the defaults, too.
 constexpr std::array<std::uint64_t, 7> kTensorBytes = {kMiB,         kMiB / 4,     kMiB / 4,    kMiB,

@@ -16,6 +16,7 @@
 #include <utility>
 
 #include "small_model.h"
+#include "support/byte_units.h"
 #include "support/test_files.h"
 #include "support/thrown.h"
 
@@ -24,7 +25,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 
 /// The model in a file of the file system, of which pages can be kept. Through the ring and with reads that
 /// land.

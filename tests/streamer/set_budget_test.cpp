@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "small_model.h"
+#include "support/byte_units.h"
 #include "support/test_files.h"
 #include "support/thrown.h"
 
@@ -28,7 +29,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 
 /// A model in a file, through the ring and with reads that land.
 class SetBudgetTest : public ::testing::TestWithParam<bool> {

@@ -19,6 +19,7 @@
 
 #include "small_model.h"
 #include "support/thrown.h"
+#include "trace_events.h"
 
 namespace tierstream {
 namespace {
@@ -27,13 +28,6 @@ using nlohmann::json;
 using std::chrono::nanoseconds;
 using ::testing::HasSubstr;
 using Kind = TraceEvent::Kind;
-
-std::vector<TraceEvent> of_kind(Kind kind, const std::vector<TraceEvent>& events) {
-  std::vector<TraceEvent> found;
-  std::ranges::copy_if(events, std::back_inserter(found),
-                       [kind](const TraceEvent& e) { return e.kind == kind; });
-  return found;
-}
 
 std::uint64_t bytes_of(const std::vector<TraceEvent>& events) {
   std::uint64_t sum = 0;

@@ -11,6 +11,8 @@
 #include <utility>
 #include <vector>
 
+#include "trace_events.h"
+
 namespace tierstream {
 namespace {
 
@@ -24,13 +26,6 @@ using Kind = TraceEvent::Kind;
 
 TraceEvent event_of(Kind kind, std::uint32_t layer, nanoseconds begin, nanoseconds end) {
   return {.kind = kind, .layer = layer, .begin = begin, .end = end};
-}
-
-std::vector<TraceEvent> of_kind(Kind kind, const std::vector<TraceEvent>& events) {
-  std::vector<TraceEvent> found;
-  std::ranges::copy_if(events, std::back_inserter(found),
-                       [kind](const TraceEvent& e) { return e.kind == kind; });
-  return found;
 }
 
 std::string timeline_of(const Trace& trace) {

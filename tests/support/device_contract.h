@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "support/byte_units.h"
+
 /// What every device must do. A test program instantiates `DeviceContract` with each of its devices.
 namespace tierstream::testing {
 
@@ -58,7 +60,6 @@ class DeviceContract : public ::testing::TestWithParam<DeviceUnderTest> {
   std::shared_ptr<Device> device_;
 };
 
-constexpr std::size_t kMiB = 1u << 20;
 
 TEST_P(DeviceContract, AllocatesMemoryAtItsAlignment) {
   for (const std::size_t bytes : {std::size_t{1}, std::size_t{4096}, 3 * kMiB + 5}) {

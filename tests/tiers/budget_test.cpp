@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/byte_units.h"
 #include "support/thrown.h"
 
 namespace tierstream {
@@ -18,7 +19,6 @@ using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 constexpr std::uint64_t kKiB = 1u << 10;
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kGiB = 1u << 30;
 
 /// The message of the kInvalidBudget that `parse` throws.

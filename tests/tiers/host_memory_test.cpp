@@ -11,11 +11,12 @@
 #include <utility>
 #include <vector>
 
+#include "support/byte_units.h"
+
 namespace tierstream {
 namespace {
 
 constexpr std::size_t kPageBytes = 4096;
-constexpr std::size_t kMiB = 1u << 20;
 
 std::size_t resident_pages(std::span<const std::byte> memory) {
   std::vector<unsigned char> pages((memory.size() + kPageBytes - 1) / kPageBytes);

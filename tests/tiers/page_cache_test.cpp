@@ -24,6 +24,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/byte_units.h"
 #include "support/test_files.h"
 #include "support/thrown.h"
 
@@ -32,7 +33,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 
 std::uint64_t locked_by_process() {
   std::ifstream status("/proc/self/status");

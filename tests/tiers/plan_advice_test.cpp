@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "support/byte_units.h"
 #include "support/thrown.h"
 
 namespace tierstream {
@@ -14,7 +15,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kLayers = 10;
 constexpr std::uint64_t kLayerBytes = 8 * kMiB;
 constexpr std::uint64_t kModelBytes = kLayers * kLayerBytes;

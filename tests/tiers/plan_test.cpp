@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/byte_units.h"
 #include "support/thrown.h"
 
 namespace tierstream {
@@ -18,7 +19,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 
 /// `layers` layers of `layer_bytes`, one tensor each, behind `outside_bytes` outside them; one file.
 LayerTable table(std::size_t layers, std::uint64_t layer_bytes, std::uint64_t outside_bytes,

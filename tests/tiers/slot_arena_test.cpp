@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::uint64_t kSlotBytes = 8192;
 
-struct Scene {
+struct TwoStreams {
   FakeDevice device;
   TierBudget budget{"gpu", 1u << 20};
   int handles[2] = {};
@@ -21,7 +21,7 @@ struct Scene {
 };
 
 TEST(SlotArena, HandsOutEachSlotOnce) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 2);
   const auto first = arena.try_take();
   const auto second = arena.try_take();
@@ -31,7 +31,7 @@ TEST(SlotArena, HandsOutEachSlotOnce) {
 }
 
 TEST(SlotArena, TakesASlotBackAtItsEnd) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
   auto slot = arena.try_take();
   slot.reset();
@@ -40,7 +40,7 @@ TEST(SlotArena, TakesASlotBackAtItsEnd) {
 }
 
 TEST(SlotArena, TakesAMovedSlotBackOnce) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
   auto slot = arena.try_take();
   SlotArena::Slot moved = std::move(*slot);
@@ -49,7 +49,7 @@ TEST(SlotArena, TakesAMovedSlotBackOnce) {
 }
 
 TEST(SlotArena, HandsOutTheSlotAskedFor) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
   const auto slot = arena.try_take(1);
   ASSERT_TRUE(slot);
@@ -59,7 +59,7 @@ TEST(SlotArena, HandsOutTheSlotAskedFor) {
 }
 
 TEST(SlotArena, HoldsBackASlotUntilItsFenceIsDone) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
   auto slot = arena.try_take();
   arena.fence(0, scene.stream);
@@ -73,7 +73,7 @@ TEST(SlotArena, HoldsBackASlotUntilItsFenceIsDone) {
 }
 
 TEST(SlotArena, HoldsBackASlotUntilTheFencesOfAllItsStreamsAreDone) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
   auto slot = arena.try_take();
   arena.fence(0, scene.stream);
@@ -86,7 +86,7 @@ TEST(SlotArena, HoldsBackASlotUntilTheFencesOfAllItsStreamsAreDone) {
 }
 
 TEST(SlotArena, HoldsBackASlotUntilTheLastFenceOfAStreamIsDone) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
   auto slot = arena.try_take();
   arena.fence(0, scene.stream);
@@ -99,7 +99,7 @@ TEST(SlotArena, HoldsBackASlotUntilTheLastFenceOfAStreamIsDone) {
 }
 
 TEST(SlotArena, HandsOutAnotherSlotWhileOneIsHeldBack) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 2);
   auto first = arena.try_take();
   arena.fence(first->index(), scene.stream);
@@ -111,7 +111,7 @@ TEST(SlotArena, HandsOutAnotherSlotWhileOneIsHeldBack) {
 }
 
 TEST(SlotArena, PoisonsASlotAfterAllThatUsedItAndBeforeItIsHandedOut) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
   auto slot = arena.try_take();
   const int use = scene.device.queue(scene.other_stream);
@@ -127,7 +127,7 @@ TEST(SlotArena, PoisonsASlotAfterAllThatUsedItAndBeforeItIsHandedOut) {
 }
 
 TEST(SlotArena, ASlotInUseIsNotPending) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);
   const auto slot = arena.try_take();
   arena.fence(0, scene.stream);
@@ -135,7 +135,7 @@ TEST(SlotArena, ASlotInUseIsNotPending) {
 }
 
 TEST(SlotArena, MakesOneFencePerSlotAndStreamHoweverOftenTheyAreUsed) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 2);
   for (int pass = 0; pass < 10; ++pass) {
     for (std::uint32_t index = 0; index < arena.slots(); ++index) {
@@ -151,7 +151,7 @@ TEST(SlotArena, MakesOneFencePerSlotAndStreamHoweverOftenTheyAreUsed) {
 }
 
 TEST(SlotArena, SlotsKeepTheirAddresses) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
   std::byte* const address = arena.address(2);
   arena.try_take(2).reset();
@@ -161,7 +161,7 @@ TEST(SlotArena, SlotsKeepTheirAddresses) {
 }
 
 TEST(SlotArena, FreesOneSlotAndGivesItsBytesBack) {
-  Scene scene;
+  TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
   arena.free_memory(1);
   arena.free_memory(1);
@@ -171,7 +171,7 @@ TEST(SlotArena, FreesOneSlotAndGivesItsBytesBack) {
 }
 
 TEST(SlotArena, HoldsItsBytesOfTheBudgetWhileItLives) {
-  Scene scene;
+  TwoStreams scene;
   {
     const SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
     EXPECT_EQ(scene.budget.used_bytes(), 3 * kSlotBytes);
@@ -182,7 +182,7 @@ TEST(SlotArena, HoldsItsBytesOfTheBudgetWhileItLives) {
 }
 
 TEST(SlotArena, AllocatesNothingBeyondTheBudget) {
-  Scene scene;
+  TwoStreams scene;
   try {
     const SlotArena arena(scene.device, scene.budget, 1u << 20, 2);
     FAIL() << "twice the budget was given";
@@ -194,7 +194,7 @@ TEST(SlotArena, AllocatesNothingBeyondTheBudget) {
 }
 
 TEST(SlotArena, LeavesAbandonedMemoryWritable) {
-  Scene scene;
+  TwoStreams scene;
   std::span<std::byte> memory;
   {
     SlotArena arena(scene.device, scene.budget, kSlotBytes, 1);

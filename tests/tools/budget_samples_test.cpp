@@ -14,6 +14,7 @@
 
 #include "budget_state.h"
 #include "command.h"
+#include "support/byte_units.h"
 #include "support/checkpoint_files.h"
 #include "tools/memory_cgroup.h"
 #include "tools/synthetic_checkpoint.h"
@@ -21,7 +22,6 @@
 namespace tierstream {
 namespace {
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kGpuMiB = 128;  // slots of 16 MiB, residents, and the tensors outside the layers
 constexpr std::uint64_t kPinnedMiB = 32;
 constexpr std::uint64_t kPageCacheMiB = 192;

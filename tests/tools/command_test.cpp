@@ -12,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "support/byte_units.h"
 #include "support/checkpoint_files.h"
 #include "tools/synthetic_checkpoint.h"
 
@@ -24,7 +25,6 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint32_t kLayers = 5;
 constexpr std::uint64_t kTensorsPerLayer = 9;
 constexpr std::uint64_t kTensorsOutside = 3;

@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "support/byte_units.h"
 #include "support/test_files.h"
 #include "support/thrown.h"
 
@@ -21,7 +22,6 @@ using testing::EndsWith;
 using testing::Field;
 using testing::HasSubstr;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kFileBytes = 16 * kMiB;
 constexpr std::uint64_t kCopyBytes = 2 * kMiB;
 

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "command.h"
+#include "support/byte_units.h"
 #include "support/checkpoint_files.h"
 #include "tools/memory_cgroup.h"
 #include "tools/synthetic_checkpoint.h"
@@ -11,7 +12,6 @@
 namespace tierstream {
 namespace {
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kGpuMiB = 176;  // two slots of 64 MiB and the tensors outside the layers
 constexpr std::uint64_t kPinnedMiB = 64;
 constexpr std::uint64_t kOverheadMiB = 32;  // what the tools may need beside the budgets

@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "support/byte_units.h"
 #include "support/test_files.h"
 #include "support/thrown.h"
 #include "tools/page_cache.h"
@@ -16,7 +17,6 @@ using testing::Gt;
 using testing::HasSubstr;
 using testing::SizeIs;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 constexpr std::uint64_t kBytes = 3 * kMiB + 100;  // the last read ends with the file
 
 class RawReaderTest : public testing::Test {

@@ -2,6 +2,8 @@
 
 #include <gmock/gmock.h>
 
+#include "support/byte_units.h"
+
 namespace tierstream {
 namespace {
 
@@ -9,7 +11,6 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 
 TEST(RunReport, TellsHowPagesAreKept) {
   RunReport report;

@@ -12,6 +12,7 @@
 #include <iterator>
 #include <vector>
 
+#include "support/byte_units.h"
 #include "support/checkpoint_files.h"
 #include "support/thrown.h"
 #include "tools/page_cache.h"
@@ -24,7 +25,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::UnorderedElementsAre;
 
-constexpr std::uint64_t kMiB = 1u << 20;
 
 SyntheticSpec small_spec() { return {.layers = 3, .layer_bytes = kMiB / 4, .vocabulary = 128, .seed = 11}; }
 
