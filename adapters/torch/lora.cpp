@@ -28,11 +28,16 @@ class Config {
     config_ = json::parse(file, nullptr, /*allow_exceptions=*/false);
     if (!config_.is_object()) refuse("is not a JSON object");
     if (config_.value("peft_type", json()) != "LORA") refuse("has a peft_type other than LORA");
-    for (const char* const feature : {"use_dora", "fan_in_fan_out", "modules_to_save"}) {
+    for (const char* const feature : {"use_dora", "fan_in_fan_out", "modules_to_save", "layer_replication",
+                                      "alora_invocation_tokens"}) {
       const json value = config_.value(feature, json());
       if (!value.is_null() && value != false && !value.empty()) refuse(fmt::format("asks for {}", feature));
     }
     if (config_.value("bias", json("none")) != "none") refuse("asks for biases");
+    const json begin = config_.value("init_lora_weights", json(true));
+    if (begin.is_string() && begin != "gaussian" && begin != "orthogonal" && begin != "eva") {
+      refuse(fmt::format("changed the model's own weights when it began: {}", begin.dump()));
+    }
   }
 
   double scaling_of(std::string_view module) const {

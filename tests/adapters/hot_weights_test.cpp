@@ -230,7 +230,7 @@ class LoraFile : public testing::Test {
 
 TEST_F(LoraFile, InTheLayoutOfPeftIsRead) {
   write(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 12, "bias": "none", "use_dora": false,
-            "modules_to_save": null, "target_modules": ["linear"]})",
+            "init_lora_weights": "gaussian", "modules_to_save": null, "target_modules": ["linear"]})",
         tensors_);
   const Lora lora = Lora::open(directory_.path());
   ASSERT_EQ(lora.weights.size(), 1u);
@@ -260,6 +260,10 @@ TEST_F(LoraFile, ThatAsksForMoreIsRefused) {
               HasSubstr("asks for use_dora"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "modules_to_save": ["head"]})"),
               HasSubstr("asks for modules_to_save"));
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "layer_replication": [[0, 2]]})"),
+              HasSubstr("asks for layer_replication"));
+  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "init_lora_weights": "pissa"})"),
+              HasSubstr("changed the model's own weights when it began: \"pissa\""));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "bias": "all"})"),
               HasSubstr("asks for biases"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 0, "lora_alpha": 1})"),

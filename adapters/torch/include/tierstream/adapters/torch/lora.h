@@ -23,8 +23,9 @@ struct Lora {
   std::vector<LoraWeight> weights;
 
   /// Throws Error kInvalidArgument for a config that is none, or asks for what is not supported (DoRA,
-  /// biases, fan_in_fan_out, modules_to_save, layouts other than A and B of linear layers), and what
-  /// Checkpoint::open throws.
+  /// biases, fan_in_fan_out, modules_to_save, replicated layers, a change from some token on, an
+  /// `init_lora_weights` that changes the model's own weights, layouts other than A and B of linear layers),
+  /// and what Checkpoint::open throws.
   static Lora open(const std::string& directory);
 };
 
