@@ -136,7 +136,7 @@ announce_costs() {
   [[ -f $venv/.requirements ]] || costs+=("LibTorch and weights, in .venv: $libtorch_cost")
   system_has_cuda_toolkit || [[ -f $venv/.requirements-cuda ]] ||
     costs+=("CUDA toolkit, in .venv: $cuda_cost")
-  [[ $1 == demo || -f $venv/.requirements-test ]] || costs+=("reference of two tests, in .venv: $reference_cost")
+  [[ $1 == demo || -f $venv/.requirements-test ]] || costs+=("reference of three tests, in .venv: $reference_cost")
   [[ -f build/dev/.configured ]] || costs+=("build, in build: $build_cost")
   if ((${#costs[@]})); then
     say "To set up:"

@@ -9,6 +9,8 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <charconv>
+#include <cmath>
 #include <cstdio>
 #include <fstream>
 #include <optional>
@@ -31,6 +33,7 @@ struct Arguments {
   std::optional<double> top_p;
   std::optional<double> temperature;
   std::uint64_t seed = 0;
+  std::vector<std::string> loras;
   std::string budget = "auto";
   bool resident = false;
   std::string device;
@@ -44,6 +47,25 @@ Sampling sampling_of(const Arguments& arguments) {
   return {.temperature = arguments.temperature.value_or(1.0),
           .top_p = arguments.top_p.value_or(1.0),
           .seed = arguments.seed};
+}
+
+struct LoraChoice {
+  Lora lora;
+  double strength;
+};
+
+/// DIR, or DIR=STRENGTH.
+LoraChoice open_lora(const std::string& choice) {
+  const std::size_t sign = choice.rfind('=');
+  if (sign == std::string::npos) return {Lora::open(choice), 1};
+  const std::string number = choice.substr(sign + 1);
+  double strength = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), strength);
+  if (error != std::errc{} || end != number.data() + number.size() || !std::isfinite(strength)) {
+    throw Error(Errc::kInvalidArgument,
+                fmt::format("\"{}\" is no strength of a LoRA; see llama --help", number));
+  }
+  return {Lora::open(choice.substr(0, sign)), strength};
 }
 
 std::vector<std::int64_t> prompt_of(const Arguments& arguments, const Tokenizer* tokenizer) {
@@ -109,6 +131,8 @@ void run(const Arguments& arguments) {
       .prompt = prompt_of(arguments, tokenizer.get()), .generation = {}, .text = {}, .streaming = {}};
   check_prompt(results.prompt, files.config);
   const Sampler refuses_wrong_options(sampling_of(arguments));  // before any weight is loaded
+  std::vector<LoraChoice> loras;
+  for (const std::string& choice : arguments.loras) loras.push_back(open_lora(choice));
   const std::shared_ptr<Device> device = make_device(arguments.device);
   GenerationOptions options{.prompt = results.prompt,
                             .max_tokens = arguments.max_tokens,
@@ -128,6 +152,7 @@ void run(const Arguments& arguments) {
     report.device = device->traits().name;
     report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
     StreamedLlama weights(files, {.device = device, .budget = report.budget});
+    for (const LoraChoice& choice : loras) weights.add_lora(choice.lora, choice.strength);
     const Streamer& streamer = weights.streamer();
     report.ring_refusal = streamer.registration_refusal();
     output.tell(fmt::format("layers  {} of {} on {}, {}\n{}\n", streamer.layer_count(), report.layers,
@@ -138,7 +163,7 @@ void run(const Arguments& arguments) {
           {pass, judge(pass, streamer.plan(), report.rates, {.is_host = device->traits().is_host})});
     };
     results.generation = generate(weights, files, options);
-    results.least = streamer.plan().minimum;
+    results.least = weights.least_budget();
     complete(report, streamer);
   }
   output.finish();
@@ -179,8 +204,15 @@ void add_options(CLI::App& program, Arguments& arguments) {
               "--budget", arguments.budget,
               "Bytes for each tier, e.g.\ngpu=2GiB,pinned=64MiB,page_cache=8GiB; auto: what\nthe machine has")
           ->capture_default_str();
+  CLI::Option* const loras =
+      program
+          .add_option("--lora", arguments.loras,
+                      "Directory of a LoRA as Hugging Face peft saves it,\nand its strength if not 1, e.g. "
+                      "my-lora=0.8. More\nthan one add up")
+          ->allow_extra_args(false);
   program.add_flag("--resident", arguments.resident, "Load all weights and run without tierstream")
-      ->excludes(budget);
+      ->excludes(budget)
+      ->excludes(loras);
   program.add_option("--device", arguments.device,
                      "cpu, cuda or cuda:N (default: cuda if there is\none, else cpu)");
   program.add_option("--logits", arguments.logits,

@@ -80,6 +80,12 @@ StreamedLlama::StreamedLlama(Llama loaded, StreamerOptions options)
     : model_(std::move(loaded)),
       streamed_(stream(*model_, LlamaImpl::kLayersPath, {.streaming = std::move(options)})) {}
 
+Budget StreamedLlama::least_budget() const {
+  Budget least = streamer().plan().minimum;
+  least.gpu += streamed_.weights()->kept_bytes();
+  return least;
+}
+
 at::Tensor StreamedLlama::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
   const c10::InferenceMode inference;
   return model_->forward(ids, cache, rows, streamed_.layers<LlamaLayerImpl>());

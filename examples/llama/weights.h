@@ -60,7 +60,15 @@ class StreamedLlama : public LlamaRun {
   StreamedLlama(Llama loaded, StreamerOptions options);
   at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) override;
 
+  /// As StreamedModel does it. Its names are those of the checkpoint's weights.
+  ModelBinding::LoraId add_lora(const Lora& lora, double strength) {
+    return streamed_.add_lora(lora, strength);
+  }
+  void remove_lora(ModelBinding::LoraId id) { streamed_.remove_lora(id); }
+
   const Streamer& streamer() const noexcept { return streamed_.streamer(); }
+  /// That would do, with the LoRAs that there are.
+  Budget least_budget() const;
 
  private:
   Llama model_;

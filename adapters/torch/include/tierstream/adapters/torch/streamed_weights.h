@@ -54,10 +54,10 @@ class StreamedWeights {
   ModelBinding::LoraId add_lora(const Lora& lora, double strength);
   void remove_lora(ModelBinding::LoraId id);
   void close();
+  /// What the model itself takes of the gpu budget, beside the streamer.
+  std::uint64_t kept_bytes() const noexcept;
 
  private:
-  /// Of the gpu budget, by the model itself.
-  std::uint64_t kept_bytes() const noexcept;
   /// Leaves the streamer what the model does not take any more, or takes it off.
   void fit_budget();
 
