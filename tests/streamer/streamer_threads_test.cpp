@@ -24,11 +24,9 @@ class StreamerThreadsTest : public ::testing::TestWithParam<bool> {};
 
 INSTANTIATE_TEST_SUITE_P(, StreamerThreadsTest, ::testing::Bool(), name_of_mode);
 
-TEST_P(StreamerThreadsTest, ManyThreadsLeaseInAnyOrderAndSeeTheRightBytes) {
-  const SmallModel model(8, 64 * 100);
-  Streamer streamer(
-      model.table,
-      {.device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(4), .max_slots = 4});
+/// Four callers, who lease and look at the bytes.
+void lease_by_many_threads(const StreamerOptions& options, const SmallModel& model) {
+  Streamer streamer(model.table, options);
   std::atomic<int> wrong = 0;
   std::atomic<int> right = 0;
   {
@@ -47,6 +45,15 @@ TEST_P(StreamerThreadsTest, ManyThreadsLeaseInAnyOrderAndSeeTheRightBytes) {
   }
   EXPECT_EQ(wrong, 0);
   EXPECT_EQ(right, 1200);
+}
+
+TEST_P(StreamerThreadsTest, ManyThreadsLeaseInAnyOrderAndSeeTheRightBytes) {
+  const SmallModel model(8, 64 * 100);
+  StreamerOptions options{
+      .device = make_cpu_device({.reads_land = GetParam()}), .budget = model.budget(4), .max_slots = 4};
+  lease_by_many_threads(options, model);
+  options.poison = true;
+  lease_by_many_threads(options, model);
 }
 
 TEST(HandOffThreads, AWaitThatAnotherCallersLeaseMakesHopelessEnds) {
