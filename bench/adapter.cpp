@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <tierstream/adapters/torch/streamed_model.h>
 #include <torch/nn/module.h>
+#include <torch/nn/modules/linear.h>
 
 #include <cstdint>
 #include <memory>
@@ -25,9 +26,11 @@ constexpr double kTargetUs = 20;
 struct BlockImpl : torch::nn::Module {
   BlockImpl() {
     for (int i = 0; i < kTensors; ++i) {
-      register_parameter("weight" + std::to_string(i), at::ones({kWidth, kWidth}));
+      const torch::nn::Linear linear(torch::nn::LinearOptions(kWidth, kWidth).bias(false));
+      linears.push_back(register_module("linear" + std::to_string(i), linear));
     }
   }
+  std::vector<torch::nn::Linear> linears;
 };
 
 struct ModelImpl : torch::nn::Module {
