@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
+#include <future>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -93,15 +94,19 @@ class GpuLlamaBench {
     std::vector<double> resident_seconds;
     std::vector<double> link_seconds;
     std::vector<double> subject_seconds;
+    std::vector<double> beside_seconds;
     const Ceiling ceiling{"the longer of the resident model and the link", [&] {
                             resident_seconds.push_back(work.time_steady(*plain_));
                             link_seconds.push_back(link_.seconds_for(bytes));
+                            beside_seconds.push_back(time_beside_link(work, bytes));
                             return std::max(resident_seconds.back(), link_seconds.back());
                           }};
     const auto subject = [&] { return subject_seconds.emplace_back(work.time_steady(weights)); };
     const std::string name = compare(state, bytes, subject, std::array{ceiling});
     state.counters["resident_ms"] = 1e3 * quantile(resident_seconds, 0.5);
     state.counters["link_ms"] = 1e3 * quantile(link_seconds, 0.5);
+    state.counters["beside_ratio"] =
+        quantile(beside_seconds, 0.5) / quantile(subject_seconds, 0.5);
     state.counters["of_resident"] = quantile(subject_seconds, 0.5) / quantile(resident_seconds, 0.5);
     const Streamer& streamer = weights.streamer();
     const Budget& used = streamer.plan().used;
@@ -111,6 +116,16 @@ class GpuLlamaBench {
                                format_bytes(used.page_cache), name,
                                streamer.page_cache_status().registration_refusal,
                                streamer.ram_weights_status().refusal));
+  }
+
+  /// The resident model while the link copies as many bytes: neither is as fast then as alone.
+  double time_beside_link(const LlamaWork& work, std::uint64_t bytes) {
+    work.time(*plain_);
+    return seconds_of([&] {
+      const auto copies = std::async(std::launch::async, [&] { link_.seconds_for(bytes); });
+      work.time(*plain_);
+      copies.wait();
+    });
   }
 
   SyntheticSpec spec_;

@@ -21,7 +21,7 @@ SPEEDS = [
     ("gpu_pass/today/double_buffer", "today: all pinned, two buffers", None),
     ("gpu_pass/today/pin_and_copy", "today: pin and copy each tensor", None),
 ]
-WIDTH, ROW, LEFT, RIGHT, TOP = 780, 30, 230, 200, 64
+WIDTH, ROW, LEFT, RIGHT, TOP = 780, 30, 250, 160, 64
 COLOURS = {"met": "#2b6cb0", "short": "#c05621", "today": "#a0aec0"}
 
 
@@ -49,7 +49,7 @@ def main():
         ' font-family="sans-serif">',
         f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
         text(16, 26, "Speed of a pass to a GPU, beside its limit", size=16),
-        text(16, 46, "limit: the link, the source or the computing, whichever is slowest, measured in turns with it",
+        text(16, 46, "the limit: link, source or computing, whichever is slowest, in turns; black mark: wanted",
              colour="#4a5568", size=12),
     ]
     for i, (name, label, wanted) in enumerate(rows):
@@ -63,8 +63,7 @@ def main():
             mark = LEFT + wanted * scale
             out.append(f'<line x1="{mark:.1f}" x2="{mark:.1f}" y1="{y - 1}" y2="{y + 25}" stroke="#1a202c" '
                        'stroke-width="2"/>')
-        figures = f'{ratio:.3f}, {run["GiB/s"]:.1f} GiB/s'
-        out.append(text(WIDTH - RIGHT + 12, y + 16, figures + (f", wanted {wanted}" if wanted else "")))
+        out.append(text(WIDTH - RIGHT + 12, y + 16, f'{ratio:.3f}, {run["GiB/s"]:.1f} GiB/s'))
     bottom = TOP + ROW * len(rows)
     out.append(f'<line x1="{LEFT}" x2="{LEFT}" y1="{TOP - 4}" y2="{bottom}" stroke="#4a5568"/>')
     out.append(text(LEFT, bottom + 16, "0", anchor="middle", colour="#4a5568", size=12))
