@@ -99,7 +99,7 @@ std::vector<ByteRange> ranges_read(const BenchCheckpoint& checkpoint, const Plan
       const std::uint64_t end = (read.offset + read.bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
       const ByteRange range{begin, std::min(end, checkpoint.bytes())};
       if (!ranges.empty() && ranges.back().begin <= begin && begin <= ranges.back().end) {
-        ranges.back().end = range.end;
+        ranges.back().end = std::max(ranges.back().end, range.end);
       } else {
         ranges.push_back(range);
       }

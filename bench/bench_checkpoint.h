@@ -58,8 +58,8 @@ class BenchCheckpoint {
 ByteRange range_of(const Layer& layer);
 /// The same, of all layers of the table.
 ByteRange range_of(const LayerTable& table);
-/// What a pass of `plan` reads of the checkpoint's file, in its order, widened likewise. A disk is not equally fast everywhere, so
-/// that a raw reading beside a pass reads the same.
+/// What a pass of `plan` reads of the checkpoint's file, in its order, widened likewise. A disk is not equally
+/// fast everywhere, so that a raw reading beside a pass reads the same.
 std::vector<ByteRange> ranges_read(const BenchCheckpoint& checkpoint, const Plan& plan);
 
 /// For a result's label: which way bytes really took, e.g. "io_uring direct, buffers registered", with the

@@ -1,6 +1,7 @@
 #include "bench/comparison.h"
 
 #include <algorithm>
+#include <future>
 
 namespace tierstream {
 namespace {
@@ -50,6 +51,14 @@ std::string compare(benchmark::State& state, std::uint64_t bytes, const TimedRun
   state.counters["ceiling_GiB/s"] = gib_per_second(bytes, highest->ceiling_seconds);
   report(state, "ratio", highest->ratios);
   return ceilings[static_cast<std::size_t>(highest - pairs.begin())].name;
+}
+
+double seconds_beside(const TimedRun& run, const TimedRun& other) {
+  return seconds_of([&] {
+    auto beside = std::async(std::launch::async, other);
+    run();
+    beside.get();
+  });
 }
 
 std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& range,

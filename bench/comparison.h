@@ -32,6 +32,9 @@ struct Ceiling {
 std::string compare(benchmark::State& state, std::uint64_t bytes, const TimedRun& subject,
                     std::span<const Ceiling> ceilings);
 
+/// Seconds until both have ended, run at the same time: `other` on a thread of its own. Throws what they throw.
+double seconds_beside(const TimedRun& run, const TimedRun& other);
+
 /// Readings of one range of a file as ceilings. `prepare` runs before each, untimed: it makes or checks the
 /// file's cache state.
 std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& range,

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <future>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -111,7 +110,7 @@ class GpuLlamaBench {
     const Streamer& streamer = weights.streamer();
     const Budget& used = streamer.plan().used;
     state.SetLabel(fmt::format("logits bit-equal; {} copied a pass; gpu {}, pinned {}, page_cache {}; "
-                               "ceiling {}{}{}",
+                               "ceiling {} {}{}",
                                format_bytes(bytes), format_bytes(used.gpu), format_bytes(used.pinned),
                                format_bytes(used.page_cache), name,
                                streamer.page_cache_status().registration_refusal,
@@ -121,11 +120,7 @@ class GpuLlamaBench {
   /// The resident model while the link copies as many bytes: neither is as fast then as alone.
   double time_beside_link(const LlamaWork& work, std::uint64_t bytes) {
     work.time(*plain_);
-    return seconds_of([&] {
-      const auto copies = std::async(std::launch::async, [&] { link_.seconds_for(bytes); });
-      work.time(*plain_);
-      copies.wait();
-    });
+    return seconds_beside([&] { return work.time(*plain_); }, link_.ceiling(bytes).run);
   }
 
   SyntheticSpec spec_;

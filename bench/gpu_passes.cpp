@@ -53,17 +53,25 @@ CpuSeconds cpu_seconds() {
 }
 
 /// What the least that a caller can do costs it a layer, in microseconds of its thread: to sleep until it is
-/// told that the layer is on its way, to make its stream wait for that, and to mark the end of the layer's use.
+/// told that the layer is on its way, to make its stream wait for that, and to mark the end of its use.
 double bare_caller_us(Device& device, GpuLink& link, std::uint64_t layer_bytes) {
   std::mutex mutex;
   std::condition_variable changed;
   std::uint32_t on_their_way = 0;
-  const std::jthread teller([&] {
-    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
-      link.seconds_for(layer_bytes);
-      const std::scoped_lock lock(mutex);
-      ++on_their_way;
-      changed.notify_one();
+  const auto tell_of = [&](std::uint32_t layers) {
+    const std::scoped_lock lock(mutex);
+    on_their_way = layers;
+    changed.notify_one();
+  };
+  auto teller = std::async(std::launch::async, [&] {
+    try {
+      for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+        link.seconds_for(layer_bytes);
+        tell_of(layer + 1);
+      }
+    } catch (...) {
+      tell_of(kLayers);
+      throw;
     }
   });
   const OwnStream stream;
@@ -79,7 +87,9 @@ double bare_caller_us(Device& device, GpuLink& link, std::uint64_t layer_bytes) 
     copied->make_wait({stream.get()});
     used->record({stream.get()});
   }
-  return (cpu_seconds().caller - before) * 1e6 / kLayers;
+  const double seconds = cpu_seconds().caller - before;
+  teller.get();
+  return seconds * 1e6 / kLayers;
 }
 
 /// What all measurements share.
@@ -125,7 +135,7 @@ void settle(Streamer& streamer) {
 void describe_path(benchmark::State& state, Streamer& streamer, const std::string& ceiling) {
   const Plan& plan = streamer.plan();
   state.SetLabel(fmt::format(
-      "{}; gpu {}, pinned {}, page_cache {}; ceiling {}{}{}", describe(streamer.storage_path()),
+      "{}; gpu {}, pinned {}, page_cache {}; ceiling {} {}{}", describe(streamer.storage_path()),
       format_bytes(plan.used.gpu), format_bytes(plan.used.pinned), format_bytes(plan.used.page_cache),
       ceiling, streamer.page_cache_status().registration_refusal, streamer.ram_weights_status().refusal));
 }
@@ -267,11 +277,7 @@ void measure_ring(benchmark::State& state, const World& world, const RawReading&
   std::vector<double> beside_seconds;
   std::vector<double> subject_seconds;
   const Ceiling ceiling_run{slower.name, [&] {
-                              beside_seconds.push_back(seconds_of([&] {
-                                const auto copies = std::async(std::launch::async, link.run);
-                                source.run();
-                                copies.wait();
-                              }));
+                              beside_seconds.push_back(seconds_beside(source.run, link.run));
                               return slower.run();
                             }};
   const auto subject = [&] {

@@ -15,7 +15,6 @@
 #include <array>
 #include <cerrno>
 #include <cstdlib>
-#include <future>
 #include <limits>
 #include <memory>
 #include <optional>
@@ -174,11 +173,7 @@ class LlamaBench {
                              std::span<const ByteRange> ranges) {
     RawReader reader(checkpoint_.file(), reading);
     work.time(plain_);
-    return seconds_of([&] {
-      auto reads = std::async(std::launch::async, [&] { return reader.read(ranges); });
-      work.time(plain_);
-      reads.get();
-    });
+    return seconds_beside([&] { return work.time(plain_); }, [&] { return reader.read(ranges); });
   }
 
   /// Equal logits do not prove that anything was streamed.

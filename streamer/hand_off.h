@@ -56,6 +56,7 @@ class HandOff {
           std::function<void()> wake_loop, TraceRecorder trace = {});
 
   /// The place of a layer that takes no slot, and of the tensors outside.
+  const SlotRule& rule() const noexcept { return rule_; }
   std::uint32_t own_place(std::uint32_t layer) const { return rule_.slots + layer; }
 
   // --- Callers ---

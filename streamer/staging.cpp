@@ -53,7 +53,7 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
                          .residents = residents_,
                          .page_cache = pages_.get(),
                          .hand_off = hand_off_,
-                         .rule = {plan_.slots, ground.stable_slots, ground.poison},
+                         .rule = hand_off_.rule(),
                          .trace = ground.trace}) {
   if (pages_) {
     for (LayerLayout& layout : plan_.layers) pages_->split_at_edges(layout.mapped_copies);

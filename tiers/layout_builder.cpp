@@ -20,16 +20,16 @@ std::uint64_t direct_alignment(const SourceFile& file) {
 
 }  // namespace
 
-inline bool LayoutBuilder::lands(const SortedTensor& tensor) const {
+bool LayoutBuilder::lands(const SortedTensor& tensor) const {
   return rules_.reads_land && !tensor.in_memory() && tensor.offset % kLandedTensorAlignment == 0 &&
          direct_alignment(files_[tensor.file]) <= kSlotAlignment;
 }
 
-inline std::uint64_t LayoutBuilder::tensor_alignment() const {
+std::uint64_t LayoutBuilder::tensor_alignment() const {
   return is_apart_ ? kSlotAlignment : kTensorAlignment;
 }
 
-inline void LayoutBuilder::take(std::uint64_t base, std::uint64_t bytes) {
+void LayoutBuilder::take(std::uint64_t base, std::uint64_t bytes) {
   cursor_ = base + (is_apart_ ? allocated_bytes(bytes, rules_.allocation_bytes) : bytes);
 }
 

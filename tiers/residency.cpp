@@ -99,11 +99,11 @@ std::vector<ResidentCandidate> resident_order(const SortedTensors& tensors) {
   return candidates;
 }
 
-inline bool ChunkOrder::is_kept_whole(const SortedTensor& tensor) const {
+bool ChunkOrder::is_kept_whole(const SortedTensor& tensor) const {
   return in_place_ && can_be_used_mapped(tensor);
 }
 
-inline ChunkSpan ChunkOrder::chunks_of(const Entry& entry) const {
+ChunkSpan ChunkOrder::chunks_of(const Entry& entry) const {
   const SortedTensor& tensor = *entry.tensor;
   if (is_kept_whole(tensor)) return none_.chunks_of(tensor.extent(), tensor.bytes);
   return {tensor.file, entry.chunk, entry.chunk};

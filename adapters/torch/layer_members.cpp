@@ -91,19 +91,23 @@ void LayerMembers::refuse_reassigned() const {
     const auto holders = module.module.use_count();
     if (holders > (module.is_held ? 1 : 0)) continue;
     throw Error(Errc::kModuleChanged,
-                fmt::format("\"{}\" belongs to its layer no more: a member was assigned another module while "
-                            "the layer was streamed",
+                fmt::format("\"{}\": nothing but its registration holds this module any more, as if a member "
+                            "was assigned another one while the layer was streamed",
                             module.name));
   }
   constexpr std::size_t kRegistrationAndBinding = 2;
   for (const Parameter& parameter : parameters_) {  // the modules are there, and with them their members
-    const bool is_used = parameter.member != nullptr
-                             ? parameter.member->unsafeGetTensorImpl() ==
-                                   parameter.registered._unsafe_get_target()
-                             : parameter.registered.use_count() > kRegistrationAndBinding;
-    if (is_used) continue;
+    if (parameter.member == nullptr) {
+      if (parameter.registered.use_count() > kRegistrationAndBinding) continue;
+      throw Error(Errc::kModuleChanged,
+                  "nothing but its registration holds it any more, as if a member was assigned another tensor "
+                  "while the layer was streamed",
+                  {.tensor = parameter.name});
+    }
+    if (parameter.member->unsafeGetTensorImpl() == parameter.registered._unsafe_get_target()) continue;
     throw Error(Errc::kModuleChanged,
-                "its module uses it no more: a member was assigned another tensor while the layer was streamed",
+                "its module uses it no more: a member was assigned another tensor while the layer was "
+                "streamed",
                 {.tensor = parameter.name});
   }
 }

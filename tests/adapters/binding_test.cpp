@@ -412,8 +412,8 @@ TEST_F(Binding, RefusesALayerOfWhichAMemberWasAssignedAnotherModule) {
   model_->layer(1)->norm = torch::nn::LayerNorm(torch::nn::LayerNormOptions({kWidth}));
   EXPECT_EQ(thrown_by([&] { layers.acquire(1); }),
             (Thrown{Errc::kModuleChanged,
-                    "\"encoder.layer.1.norm\" belongs to its layer no more: a member was assigned another "
-                    "module while the layer was streamed"}));
+                    "\"encoder.layer.1.norm\": nothing but its registration holds this module any more, as "
+                    "if a member was assigned another one while the layer was streamed"}));
   EXPECT_EQ(thrown_by([&] { layers.acquire(3); }).what, "nothing was thrown");
 }
 
@@ -453,8 +453,8 @@ TEST_F(Binding, RefusesALayerOfOnesOwnOfWhichAMemberWasAssigned) {
   model->layers->ptr<OwnLayerImpl>(1)->scale = torch::zeros({kWidth});
   EXPECT_EQ(thrown_by([&] { layers.acquire(1); }),
             (Thrown{Errc::kModuleChanged,
-                    "tensor \"layers.1.scale\": its module uses it no more: a member was assigned another "
-                    "tensor while the layer was streamed"}));
+                    "tensor \"layers.1.scale\": nothing but its registration holds it any more, as if a "
+                    "member was assigned another tensor while the layer was streamed"}));
 }
 
 TEST_F(Binding, RefusesNoLayerBecauseAListOfParametersCameOrWent) {

@@ -20,7 +20,6 @@
 namespace tierstream {
 namespace {
 
-
 /// The whole way to a GPU: bytes from disk, page cache and RAM, compared where they lie on the device at the
 /// moment of use.
 class CudaStreamerTest : public ::testing::Test {

@@ -25,7 +25,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-
 /// The model in a file of the file system, of which pages can be kept. Through the ring and with reads that
 /// land.
 class ResidencyTest : public ::testing::TestWithParam<bool> {

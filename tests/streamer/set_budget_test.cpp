@@ -29,7 +29,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-
 /// A model in a file, through the ring and with reads that land.
 class SetBudgetTest : public ::testing::TestWithParam<bool> {
  protected:

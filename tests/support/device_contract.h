@@ -60,7 +60,6 @@ class DeviceContract : public ::testing::TestWithParam<DeviceUnderTest> {
   std::shared_ptr<Device> device_;
 };
 
-
 TEST_P(DeviceContract, AllocatesMemoryAtItsAlignment) {
   for (const std::size_t bytes : {std::size_t{1}, std::size_t{4096}, 3 * kMiB + 5}) {
     const DeviceMemory memory = device_->allocate(bytes);

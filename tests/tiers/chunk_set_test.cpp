@@ -61,6 +61,15 @@ TEST(ChunkSet, HoldsWhatASetOfSingleChunksHolds) {
     }
     EXPECT_EQ(set.bytes(), bytes);
     EXPECT_EQ(set.empty(), bytes == 0);
+    std::vector<bool> in_ranges(chunks);
+    for (const ChunkSet::Range& range : set.ranges()) {
+      EXPECT_EQ(range.begin / set.window_bytes(), (range.end - 1) / set.window_bytes());
+      for (std::uint64_t begin = range.begin; begin < range.end; begin += kBytes) {
+        EXPECT_FALSE(in_ranges[begin / kBytes]) << "twice";
+        in_ranges[begin / kBytes] = true;
+      }
+    }
+    EXPECT_EQ(in_ranges, model);
     for (int i = 0; i < 20; ++i) {
       const std::uint64_t begin = random() % file_bytes;
       const std::uint64_t end =
@@ -68,6 +77,7 @@ TEST(ChunkSet, HoldsWhatASetOfSingleChunksHolds) {
       std::uint64_t chunk = begin / kBytes;
       while (chunk * kBytes < end && (chunk < chunks && model[chunk]) == model[begin / kBytes]) ++chunk;
       EXPECT_EQ(set.stretch_end(0, begin, end), std::min(end, chunk * kBytes));
+      EXPECT_EQ(set.covers(0, begin, end), model[begin / kBytes] && chunk * kBytes >= end);
     }
   }
 }

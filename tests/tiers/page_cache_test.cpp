@@ -33,7 +33,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-
 std::uint64_t locked_by_process() {
   std::ifstream status("/proc/self/status");
   for (std::string key; status >> key;) {

@@ -19,7 +19,6 @@ namespace {
 
 using ::testing::HasSubstr;
 
-
 /// `layers` layers of `layer_bytes`, one tensor each, behind `outside_bytes` outside them; one file.
 LayerTable table(std::size_t layers, std::uint64_t layer_bytes, std::uint64_t outside_bytes,
                  std::uint64_t skew = 0) {

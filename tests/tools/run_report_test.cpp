@@ -11,7 +11,6 @@ using testing::HasSubstr;
 using testing::Not;
 using testing::StartsWith;
 
-
 TEST(RunReport, TellsHowPagesAreKept) {
   RunReport report;
   report.kept_bytes = 64 * kMiB;

@@ -25,7 +25,6 @@ using testing::ElementsAre;
 using testing::HasSubstr;
 using testing::UnorderedElementsAre;
 
-
 SyntheticSpec small_spec() { return {.layers = 3, .layer_bytes = kMiB / 4, .vocabulary = 128, .seed = 11}; }
 
 std::vector<std::string> names_in(const TemporaryDirectory& directory) {

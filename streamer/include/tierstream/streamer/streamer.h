@@ -38,8 +38,9 @@ struct StreamerOptions {
   bool register_slots = false;
   /// For finding code that keeps tensors beyond their lease: the end of a slot's last lease fills it with
   /// kPoison, on the stream that it ends on, so that work queued there later computes NaN until the slot is
-  /// written to again. A layer is loaded anew for each use, also where all would stay. Tensors that stay on
-  /// the device, and those used where they are mapped, are not poisoned.
+  /// written to again. So a layer is loaded anew for each use, also where each has a slot of its own, which
+  /// the plan's figures and the verdicts do not know. Tensors that stay on the device, and those used where
+  /// they are mapped, are not poisoned.
   bool poison = false;
   /// Locks the pages of the page-cache tier in memory. Off, or where RLIMIT_MEMLOCK forbids it, the system
   /// may drop them when memory is short.

@@ -100,8 +100,8 @@ struct DeviceTraits {
   bool reads_land = false;             ///< storage may read straight into device memory
   bool is_host = false;                ///< its memory is the host's: one room for both
   std::size_t memory_alignment = 256;  ///< of `allocate`; bytes
-  /// `allocate` takes multiples of this power of two from the device, for up to half of it pages: as CUDA does
-  /// (measured).
+  /// `allocate` takes multiples of this power of two from the device, for up to half of it pages: as CUDA
+  /// does (measured).
   std::size_t allocation_bytes = 2u << 20;
 };
 

@@ -17,8 +17,8 @@ namespace tierstream {
 ///
 /// A slot given back is handed out again only after its fences: the points, one per stream, up to which work
 /// queued by then may still read it.
-/// Outlives its slots. Threads: one at a time; `fence` may be called by another thread than `try_take`, if
-/// the callers order the two.
+/// Outlives its slots. Threads: one at a time; `fence` and `poison` may be called by another thread than
+/// `try_take`, if the callers order them.
 class SlotArena {
  public:
   SlotArena(Device& device, TierBudget& budget, std::uint64_t slot_bytes, std::uint32_t slots);
