@@ -21,8 +21,8 @@ using testing::Not;
 using testing::StartsWith;
 using testing::UnorderedElementsAre;
 
-constexpr std::uint32_t kLayers = 6;
-constexpr const char* kBudget = "gpu=36MiB,pinned=4MiB,page_cache=12MiB";  // some of everything
+constexpr std::uint32_t kPlannedLayers = 6;
+constexpr const char* kPlannedBudget = "gpu=36MiB,pinned=4MiB,page_cache=12MiB";  // some of everything
 constexpr const char* kRates = "disk=10MB,host_to_device=1GB";
 
 class PlanCommand : public testing::Test {
@@ -31,13 +31,13 @@ class PlanCommand : public testing::Test {
   static void SetUpTestSuite() {
     directory_ = new TemporaryDirectory;
     write_synthetic_checkpoint(
-        path(), {.layers = kLayers, .layer_bytes = 8u << 20, .vocabulary = 256, .seed = 3, .shards = 2});
+        path(), {.layers = kPlannedLayers, .layer_bytes = 8u << 20, .vocabulary = 256, .seed = 3, .shards = 2});
   }
   static void TearDownTestSuite() { delete directory_; }
 
   static std::string path() { return directory_->path(); }
   static std::vector<std::string> arguments(const std::vector<std::string>& more) {
-    std::vector<std::string> all = {"plan", path(), "--budget", kBudget};
+    std::vector<std::string> all = {"plan", path(), "--budget", kPlannedBudget};
     all.insert(all.end(), more.begin(), more.end());
     return all;
   }
@@ -72,18 +72,18 @@ TEST_F(PlanCommand, PrintsExactlyTheDocumentedKeys) {
   EXPECT_THAT(keys_of(report["curves"]), UnorderedElementsAre("gpu", "page_cache"));
   EXPECT_THAT(keys_of(report["curves"]["gpu"][0]),
               UnorderedElementsAre("bytes", "seconds", "disk_bytes", "copied_bytes"));
-  ASSERT_EQ(report["layer_homes"].size(), kLayers);
+  ASSERT_EQ(report["layer_homes"].size(), kPlannedLayers);
   EXPECT_THAT(keys_of(report["layer_homes"][0]),
               UnorderedElementsAre("name", "resident_bytes", "mapped_bytes", "from_kept_bytes",
                                    "from_disk_bytes", "disk_bytes", "copied_bytes"));
   EXPECT_EQ(report["layer_homes"][5]["name"], "model.layers.5");
   EXPECT_EQ(report["rates"]["disk"], 10e6);
-  EXPECT_DOUBLE_EQ(report["pass"]["compute_seconds"], kLayers * 0.25);
+  EXPECT_DOUBLE_EQ(report["pass"]["compute_seconds"], kPlannedLayers * 0.25);
 }
 
 TEST_F(PlanCommand, SaysWhatARunThenDoes) {
   const json planned = plan({"--device", "cpu", "--slots", "2"});
-  const CommandResult result = run_command({"run", path(), "--budget", kBudget, "--device", "cpu", "--slots",
+  const CommandResult result = run_command({"run", path(), "--budget", kPlannedBudget, "--device", "cpu", "--slots",
                                             "2", "--passes", "3", "--verify", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json ran = json::parse(result.out);
@@ -99,7 +99,7 @@ TEST_F(PlanCommand, SaysWhatARunThenDoes) {
   const std::uint64_t disk = planned["pass"]["disk_bytes"];
   EXPECT_GT(disk, 0u);
   EXPECT_LE(streamed, disk);
-  EXPECT_GE(streamed, disk - disk * 2 / kLayers - (1u << 20));
+  EXPECT_GE(streamed, disk - disk * 2 / kPlannedLayers - (1u << 20));
 }
 
 TEST_F(PlanCommand, GivesBytesAndNoSecondsWithoutRates) {
@@ -186,7 +186,7 @@ TEST_F(PlanCommand, DrawsEachLayer) {
   EXPECT_THAT(svg, EndsWith("</svg>\n"));
   const std::vector<std::string> lines = lines_of(svg);
   EXPECT_EQ(std::ranges::count_if(lines, [](const std::string& line) { return line.starts_with("<g>"); }),
-            kLayers);
+            kPlannedLayers);
   for (const char* words : {">resident on the device<", ">used in place in kept pages<", ">slot, from disk<",
                             "<title>layer 5: 8.00 MiB"}) {
     EXPECT_THAT(svg, HasSubstr(words));
@@ -237,21 +237,21 @@ TEST_F(PlanCommand, WrongUseIsRefusedInOneLine) {
       {{"plan", p, "--device", "cuda:4000", "--budget", "gpu=64KiB,pinned=4KiB"},
        "pinned needs at least 2097152 bytes"},
       {{"plan", p, "--device", "cuda:4000"}, "cuda"},
-      {{"plan", p, "--device", "cuda:4000", "--budget", kBudget, "--probe"}, "cuda"},
-      {{"plan", p, "--device", "tpu", "--budget", kBudget}, "\"tpu\""},
+      {{"plan", p, "--device", "cuda:4000", "--budget", kPlannedBudget, "--probe"}, "cuda"},
+      {{"plan", p, "--device", "tpu", "--budget", kPlannedBudget}, "\"tpu\""},
       {{"plan", p, "--budget", "vram=1GiB"}, "vram"},
-      {{"plan", p, "--budget", kBudget, "--layers", "model.blocks"}, "model.blocks"},
-      {{"plan", p, "--budget", kBudget, "--slots", "0"}, "--slots"},
-      {{"plan", p, "--budget", kBudget, "--rates", "disk=fast"}, "\"fast\""},
-      {{"plan", p, "--budget", kBudget, "--rates", "disk"}, "rates are written"},
-      {{"plan", p, "--budget", kBudget, "--rates", "tape=1GB"}, "rates are written disk=1.7GB"},
-      {{"plan", p, "--budget", kBudget, "--rates", "disk=1GB,disk=2GB"}, "named twice"},
-      {{"plan", p, "--budget", kBudget, "--rates", "disk=0"}, "more than nothing"},
-      {{"plan", p, "--budget", kBudget, "--rates", "disk=1GB", "--probe"}, "--probe"},
-      {{"plan", p, "--budget", kBudget, "--compute", "-1"}, "--compute"},
-      {{"plan", p, "--budget", kBudget, "--picture", directory.path("missing/plan.svg")},
+      {{"plan", p, "--budget", kPlannedBudget, "--layers", "model.blocks"}, "model.blocks"},
+      {{"plan", p, "--budget", kPlannedBudget, "--slots", "0"}, "--slots"},
+      {{"plan", p, "--budget", kPlannedBudget, "--rates", "disk=fast"}, "\"fast\""},
+      {{"plan", p, "--budget", kPlannedBudget, "--rates", "disk"}, "rates are written"},
+      {{"plan", p, "--budget", kPlannedBudget, "--rates", "tape=1GB"}, "rates are written disk=1.7GB"},
+      {{"plan", p, "--budget", kPlannedBudget, "--rates", "disk=1GB,disk=2GB"}, "named twice"},
+      {{"plan", p, "--budget", kPlannedBudget, "--rates", "disk=0"}, "more than nothing"},
+      {{"plan", p, "--budget", kPlannedBudget, "--rates", "disk=1GB", "--probe"}, "--probe"},
+      {{"plan", p, "--budget", kPlannedBudget, "--compute", "-1"}, "--compute"},
+      {{"plan", p, "--budget", kPlannedBudget, "--picture", directory.path("missing/plan.svg")},
        directory.path("missing/plan.svg: cannot create")},
-      {{"plan", p, "--budget", kBudget, "--picture", shard}, shard + ": this file is read"},
+      {{"plan", p, "--budget", kPlannedBudget, "--picture", shard}, shard + ": this file is read"},
       {{"plan", directory.path("missing")}, directory.path("missing")},
       {{"plan", directory.path("nolist.safetensors")}, "nolist.safetensors"},
   };
