@@ -25,8 +25,7 @@ namespace {
 constexpr std::uint64_t kGpuMiB = 128;  // slots of 16 MiB, residents, and the tensors outside the layers
 constexpr std::uint64_t kPinnedMiB = 32;
 constexpr std::uint64_t kPageCacheMiB = 192;
-constexpr std::uint64_t kOverheadMiB = 32;  // what the tools may need beside the budgets
-constexpr std::uint64_t kLimitMiB = 1024;   // far above: nothing but the program keeps within the budgets
+constexpr std::uint64_t kLimitMiB = 1024;  // far above: nothing but the program keeps within the budgets
 constexpr std::chrono::milliseconds kInterval{10};
 /// Each processor keeps a batch of the last pages that were unlocked (31, by Linux' PAGEVEC_SIZE).
 constexpr std::uint64_t kUnlockedLater = 31 * 4096;

@@ -4,6 +4,7 @@
 
 #include <chrono>
 #include <cstddef>
+#include <cstdint>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
@@ -15,6 +16,9 @@ struct CommandResult {
   std::string out;
   std::string err;
 };
+
+/// What a program may need beside its budgets.
+inline constexpr std::uint64_t kOverheadMiB = 32;
 
 /// The built `tierstream` command (or another program) as a child process with its output in pipes.
 class Command {

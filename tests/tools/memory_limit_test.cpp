@@ -12,10 +12,9 @@
 namespace tierstream {
 namespace {
 
-constexpr std::uint64_t kGpuMiB = 176;  // two slots of 64 MiB and the tensors outside the layers
-constexpr std::uint64_t kPinnedMiB = 64;
-constexpr std::uint64_t kOverheadMiB = 32;  // what the tools may need beside the budgets
-constexpr std::uint64_t kLimitMiB = 384;
+constexpr std::uint64_t kSlotsMiB = 176;  // two slots of 64 MiB and the tensors outside the layers
+constexpr std::uint64_t kRingMiB = 64;
+constexpr std::uint64_t kCgroupMiB = 384;
 constexpr std::uint32_t kLayers = 32;
 
 class MemoryLimit : public testing::TestWithParam<bool> {};
@@ -31,11 +30,11 @@ TEST_P(MemoryLimit, A2GiBCheckpointStreamsWithinItsBudgets) {
       {.layers = kLayers, .layer_bytes = 64 * kMiB, .shards = 2, .skew = landing ? 0u : 7u});
   ASSERT_GE(model.total_bytes, 2048 * kMiB);
 
-  const MemoryCgroup cgroup(kLimitMiB * kMiB);
+  const MemoryCgroup cgroup(kCgroupMiB * kMiB);
   if (!cgroup.refusal().empty()) GTEST_SKIP() << cgroup.refusal();
   std::vector<std::string> arguments = {
       "run",      directory.path(),
-      "--budget", "gpu=" + std::to_string(kGpuMiB) + "MiB,pinned=" + std::to_string(kPinnedMiB) + "MiB",
+      "--budget", "gpu=" + std::to_string(kSlotsMiB) + "MiB,pinned=" + std::to_string(kRingMiB) + "MiB",
       "--verify", "--json",
       "--device", "cpu"};
   if (!landing) arguments.push_back("--no-landing");
@@ -48,7 +47,7 @@ TEST_P(MemoryLimit, A2GiBCheckpointStreamsWithinItsBudgets) {
   const std::uint64_t peak_bytes = cgroup.peak_bytes();
   const std::uint64_t held_bytes =
       report["peak_bytes"]["gpu"].get<std::uint64_t>() + report["peak_bytes"]["pinned"].get<std::uint64_t>();
-  EXPECT_LE(held_bytes, (kGpuMiB + kPinnedMiB) * kMiB);
+  EXPECT_LE(held_bytes, (kSlotsMiB + kRingMiB) * kMiB);
   EXPECT_LE(peak_bytes, held_bytes + kOverheadMiB * kMiB);
   EXPECT_GE(peak_bytes, 2 * model.layer_bytes) << "the cgroup does not see what the command uses";
   std::cout << "peak " << peak_bytes / kMiB << " MiB, of which in the tiers " << held_bytes / kMiB

@@ -31,7 +31,8 @@ class PlanCommand : public testing::Test {
   static void SetUpTestSuite() {
     directory_ = new TemporaryDirectory;
     write_synthetic_checkpoint(
-        path(), {.layers = kPlannedLayers, .layer_bytes = 8u << 20, .vocabulary = 256, .seed = 3, .shards = 2});
+        path(),
+        {.layers = kPlannedLayers, .layer_bytes = 8u << 20, .vocabulary = 256, .seed = 3, .shards = 2});
   }
   static void TearDownTestSuite() { delete directory_; }
 
@@ -83,8 +84,8 @@ TEST_F(PlanCommand, PrintsExactlyTheDocumentedKeys) {
 
 TEST_F(PlanCommand, SaysWhatARunThenDoes) {
   const json planned = plan({"--device", "cpu", "--slots", "2"});
-  const CommandResult result = run_command({"run", path(), "--budget", kPlannedBudget, "--device", "cpu", "--slots",
-                                            "2", "--passes", "3", "--verify", "--json"});
+  const CommandResult result = run_command({"run", path(), "--budget", kPlannedBudget, "--device", "cpu",
+                                            "--slots", "2", "--passes", "3", "--verify", "--json"});
   ASSERT_EQ(result.exit_code, 0) << result.err;
   const json ran = json::parse(result.out);
   EXPECT_EQ(planned["slots"]["count"], 2);
