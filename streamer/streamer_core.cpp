@@ -473,9 +473,7 @@ StoragePath StreamerCore::storage_path() {
 StoragePath StreamerCore::path_of(const Staging& staging) const {
   StoragePath path = storage_->path();
   if (staging.reads_land() && !options_.register_slots) {
-    path.fallbacks.push_back({"registered slots",
-                              "register_slots is off: the first layer would wait for the first "
-                              "touch of them all"});
+    path.fallbacks.push_back({"registered slots", "off, since the first layer would wait"});
     path.buffers_registered = false;
   }
   return path;

@@ -199,7 +199,7 @@ void add_run(CLI::App& program) {
                       "Common prefix of the layers' names, e.g.\nmodel.layers (default: the largest list)");
   command->add_option("--slots", arguments->slots, "At most; gpu bytes beyond them keep tensors\nresident")
       ->capture_default_str()
-      ->check(CLI::PositiveNumber);
+      ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));
   command->add_option("--passes", arguments->passes, "Walks over the layers")
       ->capture_default_str()
       ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));

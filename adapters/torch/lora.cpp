@@ -4,6 +4,7 @@
 #include <tierstream/io/error.h>
 
 #include <cmath>
+#include <cerrno>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -24,7 +25,8 @@ class Config {
  public:
   explicit Config(const std::string& path) : path_(path) {
     std::ifstream file(path);
-    if (!file) throw Error(Errc::kOpenFailed, "cannot open", {.file = path});
+    if (!file)
+      throw Error(Errc::kOpenFailed, "cannot open", {.file = path}, {errno, std::generic_category()});
     config_ = json::parse(file, nullptr, /*allow_exceptions=*/false);
     if (!config_.is_object()) refuse("is not a JSON object");
     if (config_.value("peft_type", json()) != "LORA") refuse("has a peft_type other than LORA");

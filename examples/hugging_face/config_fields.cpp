@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 #include <tierstream/io/error.h>
 
+#include <cerrno>
 #include <cmath>
 #include <fstream>
 #include <utility>
@@ -16,7 +17,10 @@ ConfigFields::ConfigFields(json fields, std::string file, std::string prefix)
 
 ConfigFields ConfigFields::load(const std::filesystem::path& path) {
   std::ifstream file(path);
-  if (!file) throw Error(Errc::kOpenFailed, "cannot open the model's configuration", {.file = path.string()});
+  if (!file) {
+    throw Error(Errc::kOpenFailed, "cannot open the model's configuration", {.file = path.string()},
+                {errno, std::generic_category()});
+  }
   json fields = json::parse(file, nullptr, /*allow_exceptions=*/false);
   if (!fields.is_object()) throw Error(Errc::kInvalidArgument, "is no JSON object", {.file = path.string()});
   return {std::move(fields), path.string(), ""};
