@@ -3,8 +3,8 @@
 #include <tierstream/io/checkpoint.h>
 #include <tierstream/io/error.h>
 
-#include <cmath>
 #include <cerrno>
+#include <cmath>
 #include <fstream>
 #include <map>
 #include <nlohmann/json.hpp>

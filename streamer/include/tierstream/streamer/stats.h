@@ -7,7 +7,7 @@ namespace tierstream {
 /// Bytes by the tier they came from.
 struct TierBytes {
   std::uint64_t disk = 0;        ///< read from storage, alignment included
-  std::uint64_t page_cache = 0;  ///< used where the program keeps file pages, or read from those that lie in the cache
+  std::uint64_t page_cache = 0;  ///< used where the program keeps file pages
   std::uint64_t pinned = 0;      ///< copied from host memory that holds them for good
   std::uint64_t gpu = 0;         ///< already in a slot
 
