@@ -22,6 +22,11 @@ namespace fs = std::filesystem;
 constexpr std::uint64_t kPageBytes = 4096;
 constexpr std::uint64_t kQuickShare = 8;
 
+/// [begin, end), widened.
+ByteRange whole_pages(std::uint64_t begin, std::uint64_t end) {
+  return {begin / kPageBytes * kPageBytes, (end + kPageBytes - 1) / kPageBytes * kPageBytes};
+}
+
 fs::path make_temporary_directory(const fs::path& parent) {
   std::string path = (parent / "tierstream-bench-XXXXXX").string();
   if (::mkdtemp(path.data()) == nullptr) {
@@ -81,8 +86,9 @@ ByteRange range_of(const Layer& layer) {
   ByteRange range{.begin = std::numeric_limits<std::uint64_t>::max(), .end = 0};
   for (const TensorSpec& tensor : layer.tensors) {
     const std::uint64_t offset = std::get<FileExtent>(tensor.source).offset;
-    range.begin = std::min(range.begin, offset / kPageBytes * kPageBytes);
-    range.end = std::max(range.end, (offset + tensor.bytes + kPageBytes - 1) / kPageBytes * kPageBytes);
+    const ByteRange pages = whole_pages(offset, offset + tensor.bytes);
+    range.begin = std::min(range.begin, pages.begin);
+    range.end = std::max(range.end, pages.end);
   }
   return range;
 }
@@ -95,10 +101,9 @@ std::vector<ByteRange> ranges_read(const BenchCheckpoint& checkpoint, const Plan
   std::vector<ByteRange> ranges;
   const auto add = [&](std::span<const FileRead> reads) {
     for (const FileRead& read : reads) {
-      const std::uint64_t begin = read.offset / kPageBytes * kPageBytes;
-      const std::uint64_t end = (read.offset + read.bytes + kPageBytes - 1) / kPageBytes * kPageBytes;
-      const ByteRange range{begin, std::min(end, checkpoint.bytes())};
-      if (!ranges.empty() && ranges.back().begin <= begin && begin <= ranges.back().end) {
+      ByteRange range = whole_pages(read.offset, read.offset + read.bytes);
+      range.end = std::min(range.end, checkpoint.bytes());
+      if (!ranges.empty() && ranges.back().begin <= range.begin && range.begin <= ranges.back().end) {
         ranges.back().end = std::max(ranges.back().end, range.end);
       } else {
         ranges.push_back(range);
