@@ -54,6 +54,7 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
                          .page_cache = pages_.get(),
                          .hand_off = hand_off_,
                          .rule = hand_off_.rule(),
+                         .copy_window = ground.copy_window,
                          .trace = ground.trace}) {
   if (pages_) {
     for (LayerLayout& layout : plan_.layers) pages_->split_at_edges(layout.mapped_copies);

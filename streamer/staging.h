@@ -44,6 +44,7 @@ struct StagingGround {
   TraceRecorder trace;
   bool stable_slots;
   bool poison;
+  CopyWindowShape copy_window = {};
 };
 
 /// All that one plan holds and moves: the memory of each tier but that of the tensors outside the layers, and
@@ -118,8 +119,8 @@ class Staging {
   SlotArena slots_;
   std::unique_ptr<CopyQueue> copies_;
   HandOff hand_off_;
-  StagingLoop loop_;  // holds blocks of the ring
-  PageCacheStatus last_pages_;       // once retired
+  StagingLoop loop_;            // holds blocks of the ring
+  PageCacheStatus last_pages_;  // once retired
 
   mutable std::mutex freeing_;  // guards what follows, and what is kept once retired
   bool keeps_ = false;          // for the next

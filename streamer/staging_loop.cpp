@@ -24,6 +24,7 @@ StagingLoop::StagingLoop(const StagingParts& parts)
       read_for_(parts.table.layers.size() + 1),
       blocks_(parts.ring.shape().blocks),
       max_blocks_reading_((blocks_.size() + 1) / 2),
+      copy_window_(parts.device, parts.copy_window),
       target_of_(parts.table.layers.size() + 1),
       is_wanted_(parts.table.layers.size() + 1),
       completions_(parts.storage.limits().max_in_flight) {
@@ -52,7 +53,6 @@ StagingLoop::StagingLoop(const StagingParts& parts)
       target.stage = Target::Stage::kPublished;  // nothing stays
   }
   for (BlockUse& block : blocks_) block.copied = parts_.device.make_event();
-  memory_copied_ = parts_.device.make_event();
   copying_.reserve(blocks_.size());
   wanted_.reserve(parts_.hand_off.most_wanted());
   batch_.reserve(completions_.size());
@@ -77,6 +77,7 @@ void StagingLoop::step() {
         if (target.waits_for_pages) take_pages(target);
       }
     }
+    start_copies();
     start_reads();
     if (round.someone_waits) cause_ = cause_of_wait();
   }
@@ -87,7 +88,6 @@ void StagingLoop::step() {
 
 void StagingLoop::stop() {
   stopping_ = true;
-  if (parts_.trace) trace_memory_copies();
   for (Target& target : targets_) {
     if (target.stage == Target::Stage::kFilling) abandon(target);
   }
@@ -95,7 +95,7 @@ void StagingLoop::stop() {
 
 bool StagingLoop::drained() const {
   return handled_ == completed_ && parts_.storage.in_flight() == 0 && copying_.empty() &&
-         last_copied_ == nullptr &&
+         copy_window_.empty() && last_copied_ == nullptr &&
          std::ranges::all_of(targets_, [](const Target& target) { return target.ready->done(); });
 }
 
@@ -173,7 +173,7 @@ void StagingLoop::finish_copies() {
     blocks_[*done].block.reset();
   }
   copying_.erase(copying_.begin(), done);
-  if (parts_.trace) trace_memory_copies();
+  copy_window_.finish(parts_.trace);
 }
 
 /// The tier of kept bytes of `file`.
@@ -273,16 +273,11 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   }
   target.next_landing = 0;
   target.next_fill = 0;
+  target.next_host_copy = 0;
+  target.host_copy_queued = 0;
   target.load = {};
   if (!is_slot(target) && layer != outside_layer())
     target.load.gpu = parts_.residents.taken_over_bytes(layer);
-  target.memory_copies_since.reset();
-  if (parts_.trace && !target.layout->memory_copies.empty()) target.memory_copies_since = parts_.trace.now();
-  for (const MemoryCopy& copy : target.layout->memory_copies) {
-    queue_copy(place_in(target, copy.slot_offset), copy.source, copy.bytes);
-    target.load.pinned += copy.bytes;
-  }
-  if (!target.layout->memory_copies.empty()) end_memory_copies();
   if (!target.layout->mapped_copies.empty() || (!is_slot(target) && mapped_bytes(layer) != 0)) {
     target.waits_for_pages = true;
     ++waiting_for_pages_;
@@ -304,26 +299,15 @@ void StagingLoop::take_pages(Target& target) {
   }
   target.waits_for_pages = false;
   --waiting_for_pages_;
-  TierBytes used;
-  if (!is_slot(target))
-    used = {.page_cache = again_[target.layer].page_cache, .pinned = again_[target.layer].pinned};
-  for (const MappedCopy& copy : target.layout->mapped_copies) {
-    queue_copy(place_in(target, copy.slot_offset), pages.address(copy.file, copy.offset), copy.bytes);
-    kept_tier(used, copy.file) += copy.bytes;
-  }
   // What had to be read for this came from the disk, the rest was there.
   const std::uint64_t read_bytes = pages.take_read_bytes(target.layer);
   target.load.disk += read_bytes;
   parts_.hand_off.links().disk.add_bytes(read_bytes);
-  std::uint64_t& read_for = read_for_[target.layer];
-  read_for += read_bytes;
-  for (std::uint64_t* bytes : {&used.page_cache, &used.pinned}) {
-    const std::uint64_t not_there = std::min(*bytes, read_for);
-    read_for -= not_there;
-    *bytes -= not_there;
+  read_for_[target.layer] += read_bytes;
+  if (!is_slot(target)) {
+    use_kept(target.layer, target.load.page_cache, again_[target.layer].page_cache);
+    use_kept(target.layer, target.load.pinned, again_[target.layer].pinned);
   }
-  target.load += used;
-  if (!target.layout->mapped_copies.empty()) end_memory_copies();
   settle(target);
 }
 
@@ -337,6 +321,7 @@ void StagingLoop::abandon(Target& target) {
       close_block(target);
     }
     if (std::exchange(target.waits_for_pages, false)) --waiting_for_pages_;
+    if (!host_copies_queued(target)) read_for_[target.layer] = 0;  // they are there for the next use
   }
   target.stage = Target::Stage::kAbandoned;
   slots_pending_ = true;
@@ -349,7 +334,7 @@ void StagingLoop::settle(Target& target) {
   const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;
   if (reading) return;
   if (target.stage == Target::Stage::kFilling) {
-    if (target.waits_for_pages) return;
+    if (target.waits_for_pages || !host_copies_queued(target)) return;
     if (target.next_landing != target.layout->landings.size()) return;
     if (target.next_fill != target.layout->fills.size()) return;
     is_slot(target) ? finish(target) : finish_staying(target);
@@ -490,15 +475,81 @@ bool StagingLoop::open_block(Target& target) {
 
 // --- What the links do ---
 
+/// Copies out of host memory, nearest use first, as far as the window has room.
+void StagingLoop::start_copies() {
+  for (const std::uint32_t layer : wanted_) {
+    if (!copy_window_.has_room()) return;
+    start_copies(staying(layer));
+    if (target_of_[layer]) start_copies(targets_[*target_of_[layer]]);
+  }
+}
+
+void StagingLoop::start_copies(Target& target) {
+  if (target.stage != Target::Stage::kFilling || host_copies_queued(target)) return;
+  while (copy_window_.has_room() && queue_batch(target)) {
+  }
+  settle(target);
+}
+
+/// False: nothing of the target can be copied at this time.
+bool StagingLoop::queue_batch(Target& target) {
+  const std::chrono::nanoseconds begin = parts_.trace.now();
+  std::uint64_t queued = 0;
+  while (const std::optional<HostCopy> copy = next_host_copy(target)) {
+    const std::uint64_t room = copy_window_.batch_bytes() - queued;
+    const std::uint64_t bytes = copy->bytes <= room ? copy->bytes : room / kCopyCut * kCopyCut;
+    if (bytes < copy->bytes && bytes == 0) break;
+    queue_copy(place_in(target, copy->slot_offset), copy->source, bytes);
+    copy->kept_file ? use_kept(target.layer, kept_tier(target.load, *copy->kept_file), bytes)
+                    : void(target.load.pinned += bytes);
+    queued += bytes;
+    target.host_copy_queued += bytes;
+    if (bytes == copy->bytes) {
+      ++target.next_host_copy;
+      target.host_copy_queued = 0;
+    }
+  }
+  if (queued == 0) return false;
+  const bool is_outside = target.layer == outside_layer();
+  last_copied_ =
+      &copy_window_.end_batch(parts_.copies, {.kind = TraceEvent::Kind::kCopy,
+                                              .layer = target.layer,
+                                              .slot = is_outside ? TraceEvent::kNone : index_of(target),
+                                              .begin = begin,
+                                              .bytes = queued});
+  return true;
+}
+
+/// What is left of it. Empty: all are queued, or the next one's pages have not come.
+std::optional<StagingLoop::HostCopy> StagingLoop::next_host_copy(const Target& target) const {
+  const std::vector<MemoryCopy>& from_memory = target.layout->memory_copies;
+  const std::vector<MappedCopy>& mapped = target.layout->mapped_copies;
+  const std::uint64_t queued = target.host_copy_queued;
+  if (target.next_host_copy < from_memory.size()) {
+    const MemoryCopy& copy = from_memory[target.next_host_copy];
+    return HostCopy{copy.source + queued, copy.slot_offset + queued, copy.bytes - queued, std::nullopt};
+  }
+  const std::size_t index = target.next_host_copy - from_memory.size();
+  if (index == mapped.size() || target.waits_for_pages) return std::nullopt;
+  const MappedCopy& copy = mapped[index];
+  const std::byte* const source = parts_.page_cache->address(copy.file, copy.offset);
+  return HostCopy{source + queued, copy.slot_offset + queued, copy.bytes - queued, copy.file};
+}
+
+bool StagingLoop::host_copies_queued(const Target& target) const {
+  return target.next_host_copy == target.layout->memory_copies.size() + target.layout->mapped_copies.size();
+}
+
+/// Counts kept bytes, but those that had to be read for it: the disk has brought them.
+void StagingLoop::use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64_t bytes) {
+  const std::uint64_t not_there = std::min(bytes, read_for_[layer]);
+  read_for_[layer] -= not_there;
+  tier += bytes - not_there;
+}
+
 void StagingLoop::queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes) {
   parts_.copies.copy(destination, source, bytes);
   parts_.hand_off.links().host_to_device.add_bytes(bytes);
-}
-
-/// Marks the end of copies that no block's event marks: a target's own would come after its reads.
-void StagingLoop::end_memory_copies() {
-  parts_.copies.record(*memory_copied_);
-  last_copied_ = memory_copied_.get();
 }
 
 void StagingLoop::meter_links() {
@@ -526,16 +577,6 @@ void StagingLoop::trace_block(TraceEvent::Kind kind, BlockUse& use) {
   use.since = trace(kind, targets_[use.target], use.since, bytes, use.block->index());
 }
 
-/// Bytes that lie in host memory for good: their copies are over with the layer's other ones.
-void StagingLoop::trace_memory_copies() {
-  for (Target& target : targets_) {
-    const bool queued = target.stage != Target::Stage::kFilling;
-    if (!target.memory_copies_since || !queued || !target.ready->done()) continue;
-    trace(TraceEvent::Kind::kCopy, target, *target.memory_copies_since, target.layout->memory_bytes());
-    target.memory_copies_since.reset();
-  }
-}
-
 /// Returns the event's end, which is now.
 std::chrono::nanoseconds StagingLoop::trace(TraceEvent::Kind kind, const Target& target,
                                             std::chrono::nanoseconds begin, std::uint64_t bytes,
@@ -561,7 +602,7 @@ StallCause StagingLoop::cause_of_wait() const {
   if (missing_part == nullptr) return StallCause::kSlot;
   const Target& target = *missing_part;
   if (target.waits_for_pages) return StallCause::kDisk;
-  if (target.stage == Target::Stage::kPublished) return StallCause::kCopy;
+  if (target.stage == Target::Stage::kPublished || !host_copies_queued(target)) return StallCause::kCopy;
   const bool all_submitted = target.next_landing == target.layout->landings.size() &&
                              target.next_fill == target.layout->fills.size();
   const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;

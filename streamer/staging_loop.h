@@ -18,6 +18,7 @@
 #include <span>
 #include <vector>
 
+#include "copy_window.h"
 #include "hand_off.h"
 #include "trace_recorder.h"
 
@@ -38,6 +39,7 @@ struct StagingParts {
   PageCache* page_cache;      ///< null where the plan keeps nothing there
   HandOff& hand_off;
   SlotRule rule;
+  CopyWindowShape copy_window = {};
   TraceRecorder trace = {};
 };
 
@@ -89,6 +91,8 @@ class StagingLoop {
     std::unique_ptr<Event> ready;             ///< all its copies
     std::size_t next_landing = 0;             ///< the first that has not been submitted
     std::size_t next_fill = 0;                ///< the first that has no block yet
+    std::size_t next_host_copy = 0;           ///< the first that is not all queued
+    std::uint64_t host_copy_queued = 0;       ///< of that one; bytes
     std::optional<std::uint32_t> open_block;  ///< its fill's reads are not all submitted
     bool waits_for_pages = false;             ///< of the page-cache tier
     std::uint32_t landings_under_way = 0;
@@ -96,9 +100,15 @@ class StagingLoop {
     std::uint32_t blocks_copying = 0;
     TierBytes load;
     // For the trace.
-    std::chrono::nanoseconds landing_since{0};                    ///< while landings are under way
-    std::uint64_t landed_bytes = 0;                               ///< since then
-    std::optional<std::chrono::nanoseconds> memory_copies_since;  ///< not seen done yet
+    std::chrono::nanoseconds landing_since{0};  ///< while landings are under way
+    std::uint64_t landed_bytes = 0;             ///< since then
+  };
+  /// From where the bytes lie in host memory; a layout's memory copies come first, then its mapped ones.
+  struct HostCopy {
+    const std::byte* source;
+    std::uint64_t slot_offset;
+    std::uint64_t bytes;
+    std::optional<std::uint32_t> kept_file;  ///< of a mapped one
   };
   /// One ring block in use.
   struct BlockUse {
@@ -174,13 +184,17 @@ class StagingLoop {
   bool open_block(Target& target);
   void close_block(Target& target);
 
+  void start_copies();
+  void start_copies(Target& target);
+  bool queue_batch(Target& target);
+  std::optional<HostCopy> next_host_copy(const Target& target) const;
+  bool host_copies_queued(const Target& target) const;
+  void use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64_t bytes);
   void queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes);
-  void end_memory_copies();
   void meter_links();
 
   void trace_landings(Target& target, const Completion& completion);
   void trace_block(TraceEvent::Kind kind, BlockUse& use);
-  void trace_memory_copies();
   std::chrono::nanoseconds trace(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
                                  std::uint64_t bytes, std::uint32_t block = TraceEvent::kNone);
 
@@ -201,7 +215,7 @@ class StagingLoop {
   /// to do while all of it is copied.
   std::size_t max_blocks_reading_;
   std::vector<std::uint32_t> copying_;                   // blocks, in the order of their copies
-  std::unique_ptr<Event> memory_copied_;                 // the last copies from memory and from kept pages
+  CopyWindow copy_window_;                               // copies from memory and from kept pages
   const Event* last_copied_ = nullptr;                   // of the copies queued last; null: seen done
   std::vector<std::optional<std::uint32_t>> target_of_;  // by layer: its slot
   std::size_t open_blocks_ = 0;                          // targets that have one

@@ -56,6 +56,11 @@ TEST(Simulation, NoticesASlotThatIsNotPoisonedWhenItsLastLeaseEnds) {
             std::string::npos);
 }
 
+TEST(Simulation, NoticesCopiesBeyondTheCopyWindow) {
+  EXPECT_NE(what_is_noticed({.device = {}, .copies_all_at_once = true}).find("copied ahead"),
+            std::string::npos);
+}
+
 TEST(Simulation, ReplaysASeedExactly) {
   const Outcome first = simulate(7);
   const Outcome second = simulate(7);

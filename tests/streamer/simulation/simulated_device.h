@@ -68,6 +68,16 @@ class SimulatedDevice final : public Device {
     }
     return true;
   }
+  /// Bytes of copies that are queued and not done, of those from outside `memory`.
+  std::uint64_t queued_copy_bytes(std::span<const std::byte> memory) const {
+    std::uint64_t bytes = 0;
+    for (const Operation& operation : streams_.back()) {
+      const std::byte* const from = operation.copied.data();
+      const bool inside = memory.data() <= from && from < memory.data() + memory.size();
+      if (!inside) bytes += operation.copied.size();
+    }
+    return bytes;
+  }
   /// Told of every copy's destination when it is queued.
   void watch(std::function<void(std::span<const std::byte>)> on_copy) { on_copy_ = std::move(on_copy); }
   /// From now on every copy throws.
@@ -110,6 +120,7 @@ class SimulatedDevice final : public Device {
     std::function<void()> run = {};
     Point point = {};     // reached by this operation
     Point wait_for = {};  // this operation waits for it
+    std::span<const std::byte> copied = {};
   };
 
   class SimulatedEvent final : public Event {
@@ -140,7 +151,8 @@ class SimulatedDevice final : public Device {
       if (device_.broken_) throw Error(Errc::kDeviceFailed, "the simulated device has failed");
       if (device_.on_copy_) device_.on_copy_({destination, bytes});
       device_.streams_.back().push_back(
-          {.run = [destination, source, bytes] { std::memcpy(destination, source, bytes); }});
+          {.run = [destination, source, bytes] { std::memcpy(destination, source, bytes); },
+           .copied = {source, bytes}});
     }
     void record(Event& event) override {
       static_cast<SimulatedEvent&>(event).record_in(device_.streams_.back(), device_.lies_.copies_done_early);

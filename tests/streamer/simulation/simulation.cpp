@@ -146,6 +146,7 @@ class World {
     options_ = options;
     stable_slots_ = chance(20);
     poison_ = chance(30);
+    copy_window_ = {.batches = 1 + static_cast<std::uint32_t>(below(4)), .batch_bytes = kCopyCut << below(8)};
     gpu_.emplace("gpu", budget.gpu);
     pinned_.emplace("pinned", budget.pinned);
     page_cache_.emplace("page_cache", budget.page_cache);
@@ -187,7 +188,8 @@ class World {
         .clock = clock_,
         .trace = {},
         .stable_slots = stable_slots_,
-        .poison = poison_};
+        .poison = poison_,
+        .copy_window = lies_.copies_all_at_once ? CopyWindowShape{} : copy_window_};
     auto next = std::make_shared<Staging>(ground, std::move(plan), generation, outside_.data(),
                                           outside_is_there_, staging_.get());
     if (staging_) next->hand_off().carry_on(staging_->hand_off());
@@ -350,6 +352,7 @@ class World {
     }
     if (storage_->in_flight() > storage_->limits().max_in_flight) throw Failure("storage is over its depth");
     check_blocks_reading();
+    check_copies_queued();
   }
 
   void act(Caller& caller) {
@@ -518,6 +521,15 @@ class World {
     if (reading.size() > (ring.blocks + 1) / 2) throw Failure("more than half the ring is read at once");
   }
 
+  /// Or what becomes urgent, and the caller's own copies, would wait behind them.
+  void check_copies_queued() const {
+    if (lies_.device.copies_done_early) return;  // then the loop must think that there is room
+    const std::uint64_t room = copy_window_.batches * copy_window_.batch_bytes;
+    if (device_->queued_copy_bytes(staging_->ring()->memory()) > room) {
+      throw Failure("more is copied ahead than the copy window holds");
+    }
+  }
+
   void check_refusal(std::uint32_t layer, const Error& error) {
     switch (error.errc()) {
       case Errc::kReadFailed:
@@ -609,6 +621,7 @@ class World {
   PlanOptions options_;
   bool stable_slots_ = false;
   bool poison_ = false;
+  CopyWindowShape copy_window_;
   bool pages_fail_ = false;
   std::vector<std::uint64_t> page_failures_;  // by layer
   SlotRule rule_{};
@@ -623,7 +636,7 @@ class World {
   DeviceMemory outside_;
   bool outside_is_there_ = false;
   std::shared_ptr<Staging> staging_;
-  SimulatedPageCache* pages_ = nullptr;  // of staging_
+  SimulatedPageCache* pages_ = nullptr;               // of staging_
   std::vector<std::span<const std::byte>> kept_;      // tensors that the last change of the budget kept
   std::vector<std::span<const std::byte>> poisoned_;  // in slots, not written to since their last lease
 

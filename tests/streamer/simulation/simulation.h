@@ -12,6 +12,7 @@ namespace tierstream::simulation {
 struct Lies {
   DeviceLies device;
   bool storage_completes_early = false;
+  bool copies_all_at_once = false;  ///< the loop is told of a window that is wider than what is checked
 };
 
 struct Outcome {
@@ -39,8 +40,9 @@ class Failure : public std::runtime_error {
 /// Checks that every tensor has the right bytes at the beginning and end of each use on its stream, that
 /// a slot that is poisoned when its last lease ends is so to its last byte when it is written to again, that
 /// errors surface at the acquire of the layer they hit with file, tensor and offset, that a lease is refused
-/// only when every slot is leased, that blocks all come back, that nothing which a change of the budget keeps
-/// on the device moves or is brought again, and that everything ends. Throws Failure.
+/// only when every slot is leased, that blocks all come back, that no more copies out of host memory are
+/// queued than the copy window holds, that nothing which a change of the budget keeps on the device moves or
+/// is brought again, and that everything ends. Throws Failure.
 Outcome simulate(std::uint64_t seed, const Lies& lies = {});
 
 }  // namespace tierstream::simulation
