@@ -41,6 +41,7 @@ struct RunArguments {
   bool verify = false;
   std::string io = "auto";
   std::string backend = "auto";
+  std::optional<unsigned> read_threads;
   std::vector<std::string> require;
   std::string device;
   bool no_landing = false;
@@ -65,6 +66,7 @@ StorageOptions storage_options(const RunArguments& arguments) {
   if (arguments.io == "buffered") options.cache = CacheUse::kBuffered;
   options.require_io_uring = is_required(arguments, "io_uring");
   options.require_registered = is_required(arguments, "registered");
+  options.threads = arguments.read_threads;
   return options;
 }
 
@@ -214,6 +216,11 @@ void add_run(CLI::App& program) {
   command->add_option("--backend", arguments->backend, "How files are read")
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "io_uring", "posix"}));
+  command
+      ->add_option("--read-threads", arguments->read_threads,
+                   "At most this many threads read: posix's own\n(default: 8), io_uring's workers that copy "
+                   "out\nof the page cache")
+      ->check(CLI::Range(1u, std::numeric_limits<unsigned>::max()));
   command
       ->add_option("--require", arguments->require,
                    "direct, io_uring or registered: fail where it\nis not to be had; may be repeated")

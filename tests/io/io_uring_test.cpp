@@ -9,10 +9,14 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <optional>
+#include <string>
 #include <thread>
+#include <vector>
 
 #include "support/aligned_memory.h"
 #include "support/forbid.h"
@@ -184,6 +188,49 @@ TEST_F(IoUring, RefusesASecondThread) {
   EXPECT_EQ(backend->in_flight(), 0u);
   expect_read(*backend, file, memory.span());
 }
+
+/// The kernel shows a thread's workers beside it, by name; they stay for seconds after their last work.
+std::size_t io_uring_workers_of(pid_t thread) {
+  const std::string name = "iou-wrk-" + std::to_string(thread);
+  std::size_t count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string task_name;
+    std::getline(std::ifstream(task.path() / "comm"), task_name);
+    count += task_name == name;
+  }
+  return count;
+}
+
+TEST_F(IoUring, ReadsTheCacheByNoMoreWorkersThanItIsTold) {
+  constexpr std::size_t kReads = 16;
+  constexpr std::size_t kBytes = kReads << 20;  // each read takes its worker longer than to ask for another
+  const std::string path = directory_.write("large", pattern_bytes(1, kBytes));
+  const auto workers_at = [&](std::optional<unsigned> threads) {
+    std::size_t workers = 0;
+    std::thread([&] {
+      const auto backend = make_io_uring_backend({.cache = CacheUse::kBuffered, .threads = threads});
+      const FileId file = backend->open(path);
+      AlignedMemory memory(kBytes);
+      std::vector<ReadRequest> requests;
+      for (std::size_t i = 0; i < kReads; ++i) {
+        const std::size_t bytes = kBytes / kReads;
+        requests.push_back({i, file, i * bytes, memory.span().subspan(i * bytes, bytes)});
+      }
+      std::array<Completion, kReads> completions;
+      for (int round = 0; round < 16; ++round) {
+        EXPECT_EQ(backend->submit(requests), kReads);
+        while (backend->in_flight() != 0) backend->collect(completions, std::chrono::seconds(1));
+      }
+      EXPECT_TRUE(backend->path().fallbacks.empty());
+      workers = io_uring_workers_of(::gettid());
+    }).join();
+    return workers;
+  };
+  EXPECT_EQ(workers_at(1), 1u);
+  EXPECT_GT(workers_at(std::nullopt), 1u);
+}
+
+TEST_F(IoUring, NeedsAThread) { EXPECT_THROW(make_io_uring_backend({.threads = 0u}), Error); }
 
 TEST_F(IoUring, SaysHowManyRequestsItTakesAtMost) {
   try {

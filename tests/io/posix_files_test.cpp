@@ -240,7 +240,7 @@ TEST(MemoryBackend, RefusesRequirementsThatItCannotMeet) {
   }
 }
 
-TEST(ThreadedBackend, NeedsAThread) { EXPECT_THROW(make_posix_backend({.threads = 0}), Error); }
+TEST(ThreadedBackend, NeedsAThread) { EXPECT_THROW(make_posix_backend({.threads = 0u}), Error); }
 
 }  // namespace
 }  // namespace tierstream
