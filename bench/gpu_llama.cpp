@@ -42,7 +42,8 @@ SyntheticSpec weights_of(bool quick) {
 
 class GpuLlamaBench {
  public:
-  GpuLlamaBench(BenchProgram& program, const std::string& directory)
+  GpuLlamaBench(BenchProgram& program, const std::string& directory,
+                std::optional<std::int64_t> prompt_tokens)
       : spec_(weights_of(program.quick())),
         checkpoint_(directory, spec_),
         files_(open_llama(checkpoint_, spec_)),
@@ -51,7 +52,7 @@ class GpuLlamaBench {
     make_warm(checkpoint_.file());
     plain_.emplace(files_, to_torch_device(*device_));
     add_work("token", 1, kTokensBefore);
-    add_work("prompt", program.quick() ? 1024 : 16384, 0);
+    add_work("prompt", prompt_tokens.value_or(program.quick() ? 1024 : 16384), 0);
     for (const LlamaWork& work : works_) {
       const auto add = [&](const char* source, auto how) {
         program.add(fmt::format("{}/{}", work.name(), source),
@@ -93,34 +94,23 @@ class GpuLlamaBench {
     std::vector<double> resident_seconds;
     std::vector<double> link_seconds;
     std::vector<double> subject_seconds;
-    std::vector<double> beside_seconds;
     const Ceiling ceiling{"the longer of the resident model and the link", [&] {
                             resident_seconds.push_back(work.time_steady(*plain_));
                             link_seconds.push_back(link_.seconds_for(bytes));
-                            beside_seconds.push_back(time_beside_link(work, bytes));
                             return std::max(resident_seconds.back(), link_seconds.back());
                           }};
     const auto subject = [&] { return subject_seconds.emplace_back(work.time_steady(weights)); };
     const std::string name = compare(state, bytes, subject, std::array{ceiling});
     state.counters["resident_ms"] = 1e3 * quantile(resident_seconds, 0.5);
     state.counters["link_ms"] = 1e3 * quantile(link_seconds, 0.5);
-    state.counters["beside_ratio"] =
-        quantile(beside_seconds, 0.5) / quantile(subject_seconds, 0.5);
     state.counters["of_resident"] = quantile(subject_seconds, 0.5) / quantile(resident_seconds, 0.5);
     const Streamer& streamer = weights.streamer();
     const Budget& used = streamer.plan().used;
-    state.SetLabel(fmt::format("logits bit-equal; {} copied a pass; gpu {}, pinned {}, page_cache {}; "
-                               "ceiling {} {}{}",
-                               format_bytes(bytes), format_bytes(used.gpu), format_bytes(used.pinned),
-                               format_bytes(used.page_cache), name,
-                               streamer.page_cache_status().registration_refusal,
-                               streamer.ram_weights_status().refusal));
-  }
-
-  /// The resident model while the link copies as many bytes: neither is as fast then as alone.
-  double time_beside_link(const LlamaWork& work, std::uint64_t bytes) {
-    work.time(*plain_);
-    return seconds_beside([&] { return work.time(*plain_); }, link_.ceiling(bytes).run);
+    state.SetLabel(fmt::format(
+        "logits bit-equal; {} copied a pass; gpu {}, pinned {}, page_cache {}; "
+        "ceiling {} {}{}",
+        format_bytes(bytes), format_bytes(used.gpu), format_bytes(used.pinned), format_bytes(used.page_cache),
+        name, streamer.page_cache_status().registration_refusal, streamer.ram_weights_status().refusal));
   }
 
   SyntheticSpec spec_;
@@ -142,6 +132,10 @@ int main(int argc, char** argv) {
   program.command_line()
       .add_option("--dir", directory, "Where the weights are written for the time")
       ->capture_default_str();
+  std::optional<std::int64_t> prompt_tokens;
+  program.command_line()
+      .add_option("--prompt", prompt_tokens, "Tokens of the prompt; without it 16384, or 1024 when --quick")
+      ->check(CLI::PositiveNumber);
   std::optional<GpuLlamaBench> bench;
-  return program.run(argc, argv, [&] { bench.emplace(program, directory); });
+  return program.run(argc, argv, [&] { bench.emplace(program, directory, prompt_tokens); });
 }

@@ -7,7 +7,8 @@
 
 namespace tierstream {
 
-llama::LlamaFiles open_llama(const BenchCheckpoint& checkpoint, const SyntheticSpec& spec) {
+llama::LlamaFiles open_llama(const BenchCheckpoint& checkpoint, const SyntheticSpec& spec,
+                             const StorageOptions& storage) {
   const auto hidden = static_cast<std::int64_t>(spec.hidden);
   llama::LlamaConfig config{.vocabulary_size = static_cast<std::int64_t>(spec.vocabulary),
                             .hidden_size = hidden,
@@ -17,7 +18,7 @@ llama::LlamaFiles open_llama(const BenchCheckpoint& checkpoint, const SyntheticS
                             .key_value_heads = 8,
                             .head_size = hidden / 32};
   config.windows.assign(spec.layers, 0);
-  return {config, Checkpoint::open(checkpoint.directory()), at::kBFloat16};
+  return {config, Checkpoint::open(checkpoint.directory(), storage), at::kBFloat16};
 }
 
 LlamaWork::LlamaWork(const char* name, const llama::LlamaFiles& files, std::int64_t tokens,

@@ -12,7 +12,8 @@
 namespace tierstream {
 
 /// A synthetic checkpoint as a Llama of 32 heads, 8 of keys and values, in bfloat16.
-llama::LlamaFiles open_llama(const BenchCheckpoint& checkpoint, const SyntheticSpec& spec);
+llama::LlamaFiles open_llama(const BenchCheckpoint& checkpoint, const SyntheticSpec& spec,
+                             const StorageOptions& storage = {});
 
 /// What every subject computes, and what comes out: the logits behind the last of `tokens` tokens, which see
 /// `before` earlier ones.
