@@ -12,8 +12,6 @@
 namespace tierstream {
 namespace {
 
-constexpr unsigned kDefaultThreads = 8;  // 8 to 16 saturate one NVMe drive with reads of 1 to 4 MiB
-
 class PosixStorage final : public BlockingStorage {
  public:
   PosixStorage(const StorageOptions& options, std::vector<Fallback> reasons)
@@ -64,9 +62,9 @@ std::unique_ptr<StorageBackend> make_posix_backend(const StorageOptions& options
   const ErrorPlace place{.backend = "posix"};
   refuse_if_required(options.require_io_uring, {"io_uring", "the posix backend was asked for"}, place);
   refuse_if_required(options.require_registered, {"registered I/O", "pread has none"}, place);
-  return make_threaded_backend(
-      std::make_unique<PosixStorage>(options, std::move(reasons)),
-      {.threads = options.threads.value_or(kDefaultThreads), .max_in_flight = options.max_in_flight});
+  return make_threaded_backend(std::make_unique<PosixStorage>(options, std::move(reasons)),
+                               {.threads = options.threads.value_or(ThreadedOptions{}.threads),
+                                .max_in_flight = options.max_in_flight});
 }
 
 std::unique_ptr<StorageBackend> make_posix_backend(const StorageOptions& options) {

@@ -121,5 +121,7 @@ std::unique_ptr<tierstream::StorageBackend> make_tar_backend(const tierstream::S
     throw Error(Errc::kRequirementNotMet, "archives are read through the page cache");
   }
   return tierstream::make_threaded_backend(
-      std::make_unique<TarStorage>(), {.threads = options.threads, .max_in_flight = options.max_in_flight});
+      std::make_unique<TarStorage>(),
+      {.threads = options.threads.value_or(tierstream::ThreadedOptions{}.threads),
+       .max_in_flight = options.max_in_flight});
 }

@@ -44,7 +44,7 @@ class BlockingStorage {
 };
 
 struct ThreadedOptions {
-  std::size_t threads = 8;  ///< 8-16 saturate one NVMe drive with reads of 1-4 MiB
+  unsigned threads = 8;  ///< 8-16 saturate one NVMe drive with reads of 1-4 MiB
   std::size_t max_in_flight = 64;
 };
 
