@@ -277,7 +277,7 @@ std::string describe(const std::vector<LayerList>& lists) {
       8;  // the experts of each layer are lists of their own: there can be hundreds
   std::vector<std::string> shown;
   for (const LayerList& list : lists | std::views::take(kShown)) {
-    shown.push_back(fmt::format("\"{}\" ({} layers)", list.prefix, list.count));
+    shown.push_back(fmt::format("\"{}\" ({})", list.prefix, counted(list.count, "layer")));
   }
   if (shown.empty()) return "there are no numbered layers at all";
   if (lists.size() > kShown) shown.push_back(fmt::format("{} more", lists.size() - kShown));

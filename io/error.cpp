@@ -128,6 +128,10 @@ std::string printable(std::string_view text) {
   return line;
 }
 
+std::string counted(std::uint64_t count, std::string_view noun) {
+  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
+}
+
 const std::error_category& tierstream_category() noexcept {
   static const TierstreamCategory category;
   return category;

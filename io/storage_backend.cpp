@@ -58,7 +58,8 @@ FileId StorageBackend::open(const std::string& path) {
   check_process();
   if (in_flight_ != 0) {
     throw Error(Errc::kInvalidArgument,
-                fmt::format("cannot open a file while {} reads are in flight", in_flight_), {.file = path});
+                fmt::format("cannot open a file with {} in flight", counted(in_flight_, "read")),
+                {.file = path});
   }
   files_.reserve(files_.size() + 1);  // after do_open nothing may fail
   OpenFile file{path, {}};

@@ -193,7 +193,9 @@ void StreamerCore::close() {
 
 void StreamerCore::refuse_beside_leases(std::string_view what) const {
   if (const std::uint32_t leases = staging_->hand_off().leases(); leases != 0) {
-    throw Error(Errc::kLeasesOutstanding, fmt::format("{} leases are out; end them before {}", leases, what));
+    const std::string out =
+        leases == 1 ? "1 lease is out; end it" : fmt::format("{} leases are out; end them", leases);
+    throw Error(Errc::kLeasesOutstanding, fmt::format("{} before {}", out, what));
   }
   if (held() != Budget{} || leases_of_before()) {
     throw Error(Errc::kLeasesOutstanding,

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <tierstream/io/error.h>
 #include <tierstream/streamer/trace.h>
 #include <tierstream/tiers/budget.h>
 
@@ -129,8 +130,8 @@ class Timeline {
 
   void draw_title() {
     const nanoseconds stalled = busy(Kind::kWait);
-    add("<text class='title' x='16' y='28'>Pass {}: {}, {} layers, stalled {} ({:.0f} %)</text>\n",
-        pass_.layer, format_duration(length_), leases(), format_duration(stalled),
+    add("<text class='title' x='16' y='28'>Pass {}: {}, {}, stalled {} ({:.0f} %)</text>\n", pass_.layer,
+        format_duration(length_), counted(leases(), "layer"), format_duration(stalled),
         100 * share_of_pass(stalled));
     if (is_cut_) {
       add("<text class='minor' x='1184' y='28' text-anchor='end'>the trace was too small for the beginning "
@@ -201,7 +202,7 @@ class Timeline {
   void draw_compute() {
     const nanoseconds time = busy(Kind::kLease);
     const double top =
-        begin_lane("compute", fmt::format("{} layers", leases()),
+        begin_lane("compute", counted(leases(), "layer"),
                    fmt::format("{}, {:.0f} %", format_duration(time), 100 * share_of_pass(time)));
     draw_bars(bars_of(Kind::kLease), top, "compute");
     for (const TraceEvent& event : events_) {
@@ -236,7 +237,7 @@ class Timeline {
     }
     std::ranges::sort(changes);
     const double blocks = std::max(subject_.ring_blocks, 1u);
-    const double top = begin_lane("ring", fmt::format("{} blocks", subject_.ring_blocks),
+    const double top = begin_lane("ring", counted(subject_.ring_blocks, "block"),
                                   fmt::format("{:.0f} % in use", 100 * share_of_pass(in_use) / blocks));
     const double bottom = top + kLaneHeight;
     add("<path class='ring' d='M{:.1f} {:.1f}", kPlotLeft, bottom);

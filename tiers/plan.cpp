@@ -313,11 +313,16 @@ double predict_seconds(const Plan& plan, const LinkRates& rates, std::span<const
 }
 
 std::string describe(const Plan& plan) {
-  std::string text = fmt::format("gpu     {}: {} slots of {}, {} resident, {} outside\n",
-                                 format_bytes(plan.used.gpu), plan.slots, format_bytes(plan.slot_bytes),
-                                 format_bytes(plan.resident_bytes), format_bytes(plan.outside.slot_bytes));
-  text += fmt::format("pinned  {} in {} blocks of {}", format_bytes(plan.ring.bytes()), plan.ring.blocks,
-                      format_bytes(plan.ring.block_bytes));
+  const std::string slots =
+      plan.slots == 0 ? "no slots"
+                      : fmt::format("{} of {}", counted(plan.slots, "slot"), format_bytes(plan.slot_bytes));
+  std::string text =
+      fmt::format("gpu     {}: {}, {} resident, {} outside\n", format_bytes(plan.used.gpu), slots,
+                  format_bytes(plan.resident_bytes), format_bytes(plan.outside.slot_bytes));
+  text += plan.ring.blocks == 0
+              ? "pinned  no ring"
+              : fmt::format("pinned  {} in {} of {}", format_bytes(plan.ring.bytes()),
+                            counted(plan.ring.blocks, "block"), format_bytes(plan.ring.block_bytes));
   const std::uint64_t kept_pinned = plan.used.pinned - plan.ring.bytes();
   text += kept_pinned == 0 ? "\n" : fmt::format(", {} kept\n", format_bytes(kept_pinned));
   if (!plan.kept.empty()) {

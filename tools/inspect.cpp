@@ -75,10 +75,6 @@ Summary summarise(const std::string& address) {
   return summary;
 }
 
-std::string counted(std::uint64_t count, const std::string& noun) {
-  return fmt::format("{} {}{}", count, noun, count == 1 ? "" : "s");
-}
-
 /// "24 layers of 416.1 MiB", "2 layers of 1.0 MiB, 22 of 416.1 MiB", "24 layers of 1.0 MiB to 416.1 MiB".
 std::string describe_layers(const std::vector<std::uint64_t>& layer_bytes) {
   std::string text;

@@ -1,6 +1,7 @@
 #include "tools/plan_picture.h"
 
 #include <fmt/format.h>
+#include <tierstream/io/error.h>
 
 #include <algorithm>
 #include <array>
@@ -73,10 +74,11 @@ class PlanPicture {
 
   void draw_title() {
     const Plan& plan = report_.plan;
-    add("<text class='title' x='16' y='28'>{} layers, {}, and {} outside, within gpu {}, pinned {}, "
+    add("<text class='title' x='16' y='28'>{}, {}, and {} outside, within gpu {}, pinned {}, "
         "page_cache {}</text>\n",
-        report_.layer_homes.size(), format_bytes(sum_.total()), format_bytes(report_.outside_bytes),
-        format_bytes(plan.used.gpu), format_bytes(plan.used.pinned), format_bytes(plan.used.page_cache));
+        counted(report_.layer_homes.size(), "layer"), format_bytes(sum_.total()),
+        format_bytes(report_.outside_bytes), format_bytes(plan.used.gpu), format_bytes(plan.used.pinned),
+        format_bytes(plan.used.page_cache));
     add("<text class='minor' x='16' y='50'>a pass, from the second on, reads {} from storage and copies {} "
         "to the device",
         format_bytes(plan.disk_bytes), format_bytes(plan.copied_bytes));

@@ -52,15 +52,15 @@ std::string describe_tiers(const PlanReport& report) {
     return fmt::format("{:<14}{:>9}{:>10}{:>10}  {}\n", name, format_bytes(report.budget.*tier),
                        format_bytes(plan.used.*tier), format_bytes(plan.minimum.*tier), holds);
   };
-  const std::string slots = plan.slots == 0
-                                ? ""
-                                : fmt::format("{} {} of {}", plan.slots, plan.slots == 1 ? "slot" : "slots",
-                                              format_bytes(plan.slot_bytes));
+  const std::string slots =
+      plan.slots == 0 ? ""
+                      : fmt::format("{} of {}", counted(plan.slots, "slot"), format_bytes(plan.slot_bytes));
   const std::string staying =
       joined({bytes_and(plan.resident_bytes, "resident"), bytes_and(plan.outside.slot_bytes, "outside")});
-  const std::string ring = plan.ring.blocks == 0 ? ""
-                                                 : fmt::format("a ring of {} blocks of {}", plan.ring.blocks,
-                                                               format_bytes(plan.ring.block_bytes));
+  const std::string ring = plan.ring.blocks == 0
+                               ? ""
+                               : fmt::format("a ring of {} of {}", counted(plan.ring.blocks, "block"),
+                                             format_bytes(plan.ring.block_bytes));
   const std::uint64_t mapped = sum_of(report.layer_homes).mapped;
   std::string text =
       fmt::format("{:<14}{:>9}{:>10}{:>10}  {}\n", "tier", "budget", "used", "at least", "holds");

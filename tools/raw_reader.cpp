@@ -74,7 +74,7 @@ class RawReader::PlainRing {
 
 std::string describe(const RawReading& reading) {
   const std::string way = reading.way == RawReading::Way::kThreads
-                              ? fmt::format("{} thread{}", reading.parallel, reading.parallel == 1 ? "" : "s")
+                              ? counted(reading.parallel, "thread")
                               : fmt::format("io_uring depth {}", reading.parallel);
   return fmt::format("{} x {} MiB {}", way, reading.request_bytes / kMiB,
                      reading.direct ? "direct" : "buffered");

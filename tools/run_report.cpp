@@ -164,7 +164,7 @@ std::string describe_end(const RunReport& report) {
       "peak    {}\n",
       join_nonzero({{"gpu", peak.gpu}, {"pinned", peak.pinned}, {"page_cache", peak.page_cache}}));
   if (report.verified_tensors > 0) {
-    text += fmt::format("verified {} tensors: every byte is right\n", report.verified_tensors);
+    text += fmt::format("verified {}: every byte is right\n", counted(report.verified_tensors, "tensor"));
   }
   return text;
 }

@@ -42,11 +42,11 @@ void synth(const SynthArguments& arguments) {
                                  {.overwrite = arguments.force,
                                   .progress = [&](std::uint64_t done_bytes) { bar.update(done_bytes); },
                                   .stop = interrupt.token()});
-  fmt::print("{} layers of {} ({} bytes), hidden size {}, MLP size {}, {}\n", arguments.spec.layers,
-             format_bytes(model.layer_bytes), model.layer_bytes, model.hidden, model.intermediate,
-             name_of(arguments.spec.dtype));
-  fmt::print("{} in {} {} of {}\n", format_bytes(model.total_bytes), arguments.spec.shards,
-             arguments.spec.shards == 1 ? "file" : "shards", arguments.directory);
+  fmt::print("{} of {} ({} bytes), hidden size {}, MLP size {}, {}\n",
+             counted(arguments.spec.layers, "layer"), format_bytes(model.layer_bytes), model.layer_bytes,
+             model.hidden, model.intermediate, name_of(arguments.spec.dtype));
+  fmt::print("{} in {} of {}\n", format_bytes(model.total_bytes), counted(arguments.spec.shards, "shard"),
+             arguments.directory);
 }
 
 }  // namespace

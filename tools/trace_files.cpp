@@ -38,9 +38,10 @@ std::string TraceFiles::write() {
   };
   if (chrome_) {
     const std::uint64_t dropped = trace_->dropped();
-    write_one(chrome_, write_chrome_trace,
-              fmt::format("trace   {}{}\n", printable(chrome_->path()),
-                          dropped == 0 ? "" : fmt::format("; {} earlier events did not fit", dropped)));
+    write_one(
+        chrome_, write_chrome_trace,
+        fmt::format("trace   {}{}\n", printable(chrome_->path()),
+                    dropped == 0 ? "" : fmt::format("; {} did not fit", counted(dropped, "earlier event"))));
   }
   if (timeline_)
     write_one(timeline_, write_timeline, fmt::format("picture {}\n", printable(timeline_->path())));

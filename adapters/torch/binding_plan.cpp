@@ -135,8 +135,8 @@ std::vector<Overlap> find_overlaps(const std::vector<PlannedWeight>& weights) {
 BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, const BindOptions& options) {
   const std::size_t outside = table.layers.size();
   if (model.layers.size() != outside) {
-    throw Error(Errc::kWeightMismatch,
-                fmt::format("the module has {} layers, the checkpoint {}", model.layers.size(), outside));
+    throw Error(Errc::kWeightMismatch, fmt::format("the module has {}, the checkpoint {}",
+                                                   counted(model.layers.size(), "layer"), outside));
   }
   BindingPlan plan;
   Matcher matcher(table, options, plan);

@@ -1,6 +1,7 @@
 #include "llama/report.h"
 
 #include <fmt/format.h>
+#include <tierstream/io/error.h>
 
 #include "tools/path_report.h"
 #include "tools/plan_report.h"
@@ -33,7 +34,7 @@ TierBytes bytes_per_token(const std::vector<PassReport>& passes) {
 
 std::string describe(const Results& results) {
   const Generation& generation = results.generation;
-  std::string text = fmt::format("prompt  {} tokens in {}\n", results.prompt.size(),
+  std::string text = fmt::format("prompt  {} in {}\n", counted(results.prompt.size(), "token"),
                                  format_seconds(generation.prompt_seconds));
   const double rate = tokens_per_second(generation);
   text += fmt::format("tokens  {}", generation.tokens.size());

@@ -34,7 +34,8 @@ LlamaFiles LlamaFiles::open(const std::string& directory) {
   const std::size_t layers = checkpoint.layers(LlamaImpl::kLayersPath).layers.size();
   if (layers != static_cast<std::size_t>(config.layers)) {
     throw Error(Errc::kWeightMismatch,
-                fmt::format("config.json says {} layers, the weights have {}", config.layers, layers),
+                fmt::format("config.json says {}, the weights have {}",
+                            counted(static_cast<std::uint64_t>(config.layers), "layer"), layers),
                 {.file = directory});
   }
   const at::ScalarType dtype = dtype_of(checkpoint);

@@ -92,10 +92,11 @@ bool run(const Options& options) {
   const at::Tensor ids = to_batch(input.token_ids, tokenizer.padding()).to(to_torch_device(*device));
 
   if (!options.json) {
-    fmt::print("{} sentences on {}; {} of weights: {} layers of {},\n{} of word vectors, {} besides\n\n",
-               input.sentences.size(), device->traits().name, format_bytes(weight_bytes),
-               tables.layers.layers.size(), format_bytes(tables.layers.layers.front().bytes()),
-               format_bytes(word_bytes), format_bytes(tables.layers.outside.bytes()));
+    fmt::print("{} on {}; {} of weights: {} of {},\n{} of word vectors, {} besides\n\n",
+               counted(input.sentences.size(), "sentence"), device->traits().name, format_bytes(weight_bytes),
+               counted(tables.layers.layers.size(), "layer"),
+               format_bytes(tables.layers.layers.front().bytes()), format_bytes(word_bytes),
+               format_bytes(tables.layers.outside.bytes()));
     std::fflush(stdout);
   }
   std::vector<Run> runs;

@@ -342,7 +342,7 @@ TEST_F(CheckpointTest, NamesTheListsThatExistWhenAPrefixDoesNot) {
   EXPECT_EQ(thrown_by([checkpoint = with({{"a.0.w"}, {"b.0.w"}, {"b.1.w"}})] { checkpoint.layers("h"); }),
             (Thrown{Errc::kNoSuchLayers, directory_.path() +
                                              ": no layers \"h.0\", ...; there are \"b\" (2 layers), \"a\" (1 "
-                                             "layers)"}));
+                                             "layer)"}));
   EXPECT_EQ(thrown_by([checkpoint = with({{"a"}})] { checkpoint.layers("a"); }),
             (Thrown{Errc::kNoSuchLayers,
                     directory_.path() + ": no layers \"a.0\", ...; there are no numbered layers at all"}));
@@ -352,7 +352,7 @@ TEST_F(CheckpointTest, NamesAFewListsWhenThereAreMany) {
   std::vector<GoldenTensor> tensors;
   for (char prefix = 'a'; prefix <= 'k'; ++prefix) tensors.push_back({std::string(1, prefix) + ".0.w"});
   EXPECT_THAT(thrown_by([checkpoint = with(tensors)] { checkpoint.layers("z"); }).what,
-              ::testing::EndsWith("\"h\" (1 layers), 3 more"));
+              ::testing::EndsWith("\"h\" (1 layer), 3 more"));
 }
 
 TEST_F(CheckpointTest, NamesTheLayerThatIsMissing) {

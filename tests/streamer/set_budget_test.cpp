@@ -181,7 +181,7 @@ TEST_P(SetBudgetTest, WithoutRoomBesideTheLeasesNothingIsStagedUntilTheyEnd) {
   streamer.set_budget(budget_of(1));
   expect_throws(Errc::kTooManyLeases, HasSubstr("before the budget was changed"),
                 [&] { (void)streamer.acquire(1); });
-  expect_throws(Errc::kLeasesOutstanding, HasSubstr("end them before close()"), [&] { streamer.close(); });
+  expect_throws(Errc::kLeasesOutstanding, HasSubstr("end it before close()"), [&] { streamer.close(); });
   held.reset();
   EXPECT_TRUE(model_.has_right_bytes(streamer.acquire(1)));
   walk(streamer);

@@ -224,7 +224,8 @@ TEST_P(StreamerTest, CloseIsRefusedWhileLeasesAreOutAndThenFinal) {
   Streamer streamer = make(model, 2);
   {
     const Lease lease = streamer.acquire(0);
-    expect_throws(Errc::kLeasesOutstanding, HasSubstr("1 leases"), [&] { streamer.close(); });
+    expect_throws(Errc::kLeasesOutstanding, HasSubstr("1 lease is out; end it before close()"),
+                  [&] { streamer.close(); });
   }
   streamer.close();
   streamer.close();

@@ -45,5 +45,13 @@ TEST(RunReport, SaysNothingOfPagesWhereNoneAreKept) {
   EXPECT_THAT(describe_end(RunReport()), Not(HasSubstr("kept")));
 }
 
+TEST(RunReport, CountsInSingularAndPlural) {
+  RunReport report;
+  report.verified_tensors = 1;
+  EXPECT_THAT(describe_end(report), HasSubstr("verified 1 tensor: "));
+  report.verified_tensors = 2;
+  EXPECT_THAT(describe_end(report), HasSubstr("verified 2 tensors: "));
+}
+
 }  // namespace
 }  // namespace tierstream

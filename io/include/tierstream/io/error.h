@@ -64,6 +64,9 @@ std::error_code make_error_code(Errc code) noexcept;
 /// break a line or command the terminal.
 std::string printable(std::string_view text);
 
+/// "1 slot", "3 slots".
+std::string counted(std::uint64_t count, std::string_view noun);
+
 /// Where it went wrong. Empty fields are left out of the message.
 struct ErrorPlace {
   std::string file = {};
