@@ -21,8 +21,8 @@ namespace {
 void refuse_more_than_there_is(const Budget& used, Device& device) {
   const auto refuse_beyond = [](const MemoryRoom& room, std::uint64_t bytes, std::string_view what) {
     if (bytes <= room.bytes) return;
-    throw Error(Errc::kOutOfMemory, fmt::format("{} needs {} bytes; there are {} by {}", what, bytes,
-                                                room.bytes, room.limited_by));
+    throw Error(Errc::kOutOfMemory, fmt::format("{}: {} needed, {} left by {}", what, format_bytes(bytes),
+                                                format_bytes(room.bytes), room.limited_by));
   };
   const MemoryRoom host = host_memory_room();
   if (device.traits().is_host) {
@@ -347,10 +347,11 @@ std::shared_ptr<Staging> StreamerCore::staging_to_acquire_from() {
   if (staging_->is_retired()) begin_staging_in_room();
   if (staging_->is_retired()) {
     const Budget taken = held();
-    throw Error(Errc::kTooManyLeases,
-                fmt::format("leases of before the budget was changed hold gpu={},pinned={},page_cache={} and "
-                            "leave too little; end them first",
-                            taken.gpu, taken.pinned, taken.page_cache));
+    throw Error(
+        Errc::kTooManyLeases,
+        fmt::format("leases of before the budget was changed hold gpu={},pinned={},page_cache={} and "
+                    "leave too little; end them first",
+                    format_bytes(taken.gpu), format_bytes(taken.pinned), format_bytes(taken.page_cache)));
   }
   return staging_;
 }

@@ -106,6 +106,12 @@ std::string format_bytes(std::uint64_t bytes) {
   return fmt::format("{:.{}f} {}", value, decimals, kNames[unit]);
 }
 
+std::string format_least_bytes(std::uint64_t bytes) {
+  constexpr std::uint64_t kMiB = 1u << 20;
+  if (bytes < kMiB) return fmt::format("{} bytes", bytes);
+  return fmt::format("{}MiB ({} bytes)", bytes / kMiB + (bytes % kMiB == 0 ? 0 : 1), bytes);
+}
+
 Budget Budget::parse(std::string_view text) {
   Budget budget;
   std::array<bool, kTiers.size()> named{};
@@ -178,9 +184,10 @@ std::optional<Reservation> TierBudget::try_reserve(std::uint64_t bytes) {
 Reservation TierBudget::reserve(std::uint64_t bytes, std::string_view purpose) {
   if (auto reservation = try_reserve(bytes)) return std::move(*reservation);
   const std::uint64_t limit = limit_bytes();
-  throw Error(Errc::kBudgetTooSmall,
-              fmt::format("{} needs {} bytes of the {} budget; {} of {} bytes are left", purpose, bytes,
-                          name_, limit - std::min(limit, used_bytes()), limit));
+  throw Error(
+      Errc::kBudgetTooSmall,
+      fmt::format("{} needs {} of the {} budget; {} of {} are left", purpose, format_least_bytes(bytes),
+                  name_, format_bytes(limit - std::min(limit, used_bytes())), format_bytes(limit)));
 }
 
 void TierBudget::give_back(std::uint64_t bytes) noexcept {

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <tierstream/io/error.h>
 #include <tierstream/tiers/pinned_ring.h>
 
 #include <utility>
@@ -7,8 +8,9 @@ namespace tierstream {
 
 PinnedRing::PinnedRing(Device& device, TierBudget& budget, RingShape shape)
     : shape_(shape),
-      reservation_(budget.reserve(
-          shape.bytes(), fmt::format("a ring of {} blocks of {} bytes", shape.blocks, shape.block_bytes))),
+      reservation_(
+          budget.reserve(shape.bytes(), fmt::format("a ring of {} of {}", counted(shape.blocks, "block"),
+                                                    format_bytes(shape.block_bytes)))),
       memory_(shape.bytes()),
       registration_(shape.blocks == 0 ? HostRegistration() : device.register_host(memory_.span(), refusal_)) {
   free_.reserve(shape.blocks);  // so that giving a block back cannot throw

@@ -49,14 +49,15 @@ void refuse_shortage(const Plan& plan, const Budget& budget, const std::string& 
   const auto add = [&](std::string_view tier, std::uint64_t needed, const std::string& what,
                        std::uint64_t has) {
     if (has >= needed) return;
-    shortage += fmt::format("{}{} needs at least {} bytes ({}), has {}", shortage.empty() ? "" : "; ", tier,
-                            needed, what, has);
+    shortage += fmt::format("{}{} needs at least {} for {}, has {}", shortage.empty() ? "" : "; ", tier,
+                            format_least_bytes(needed), what,
+                            has == 0 ? "none" : fmt::format("{} ({} bytes)", format_bytes(has), has));
   };
   const std::uint64_t held = plan.minimum.gpu - plan.outside.slot_bytes - plan.largest_slot_bytes;
   add("gpu", plan.minimum.gpu,
-      fmt::format("{} outside the layers and one slot of {} for {}{}", plan.outside.slot_bytes,
-                  plan.largest_slot_bytes, largest_layer,
-                  held == 0 ? "" : fmt::format("; {} that leases hold", held)),
+      fmt::format("{} outside the layers and a slot of {} ({}){}", format_bytes(plan.outside.slot_bytes),
+                  format_bytes(plan.largest_slot_bytes), largest_layer,
+                  held == 0 ? "" : fmt::format(", and {} that leases hold", format_bytes(held))),
       budget.gpu);
   add("pinned", plan.minimum.pinned,
       fmt::format(

@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <tierstream/io/error.h>
 #include <tierstream/tiers/slot_arena.h>
 
 #include <algorithm>
@@ -11,7 +12,8 @@ SlotArena::SlotArena(Device& device, TierBudget& budget, std::uint64_t slot_byte
   // Refused as a whole, and before any is allocated.
   {
     const Reservation all =
-        budget.reserve(slot_bytes * slots, fmt::format("{} slots of {} bytes", slots, slot_bytes));
+        budget.reserve(slot_bytes * slots,
+                       fmt::format("memory for {} of {}", counted(slots, "slot"), format_bytes(slot_bytes)));
   }
   for (State& state : states_) state.reservation = budget.reserve(slot_bytes, "a slot");
   for (State& state : states_) state.memory = device.allocate(slot_bytes);

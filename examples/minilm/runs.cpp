@@ -68,10 +68,11 @@ BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOpt
   BudgetShares shares{layers.minimum, words.minimum};
   const Budget least = shares.total();
   if (total.gpu < least.gpu || total.pinned < least.pinned) {
-    throw Error(Errc::kBudgetTooSmall,
-                fmt::format("budget too small: gpu={},pinned={} is the least that works; given are "
-                            "gpu={},pinned={}",
-                            least.gpu, least.pinned, total.gpu, total.pinned));
+    throw Error(
+        Errc::kBudgetTooSmall,
+        fmt::format("budget too small: gpu needs at least {}, has {}; pinned needs at least {}, has {}",
+                    format_least_bytes(least.gpu), format_bytes(total.gpu), format_least_bytes(least.pinned),
+                    format_bytes(total.pinned)));
   }
   std::uint64_t spare = total.gpu - least.gpu;
   const auto give = [&spare](Budget& to, std::uint64_t slots, std::uint64_t slot_bytes) {

@@ -87,6 +87,15 @@ TEST(FormatBytes, GivesThreeDigits) {
   EXPECT_EQ(format_bytes(std::numeric_limits<std::uint64_t>::max()), "16.0 EiB");
 }
 
+TEST(Budget, WritesWhatItHasToHoldAsItIsParsed) {
+  EXPECT_EQ(format_least_bytes(512), "512 bytes");
+  EXPECT_EQ(format_least_bytes(2 * kMiB), "2MiB (2097152 bytes)");
+  EXPECT_EQ(format_least_bytes(2 * kMiB + 1), "3MiB (2097153 bytes)") << "never less";
+  constexpr auto kMost = std::numeric_limits<std::uint64_t>::max();
+  EXPECT_EQ(format_least_bytes(kMost), "17592186044416MiB (18446744073709551615 bytes)");
+  EXPECT_EQ(parse_bytes("3MiB"), 3 * kMiB);
+}
+
 TEST(Budget, ReadsEveryTier) {
   const Budget budget = Budget::parse("gpu=6GiB,pinned=512MiB,page_cache=8GiB");
   EXPECT_EQ(budget.gpu, 6 * kGiB);
@@ -156,7 +165,7 @@ TEST(TierBudget, SaysWhatIsNeededAndLeft) {
     FAIL() << "more than the limit was given";
   } catch (const Error& error) {
     EXPECT_EQ(error.errc(), Errc::kBudgetTooSmall);
-    EXPECT_STREQ(error.what(), "the head needs 41 bytes of the gpu budget; 40 of 100 bytes are left");
+    EXPECT_STREQ(error.what(), "the head needs 41 bytes of the gpu budget; 40 B of 100 B are left");
   }
 }
 
@@ -196,7 +205,7 @@ TEST(TierBudget, ALowerLimitTakesNothingAwayAndLetsNobodyReserveMore) {
   tier.set_limit(50);
   EXPECT_EQ(tier.used_bytes(), 80u);
   EXPECT_FALSE(tier.try_reserve(1));
-  expect_throws(Errc::kBudgetTooSmall, HasSubstr("0 of 50 bytes are left"),
+  expect_throws(Errc::kBudgetTooSmall, HasSubstr("0 B of 50 B are left"),
                 [&] { (void)tier.reserve(1, "one byte more"); });
   held.reset();
   EXPECT_TRUE(tier.try_reserve(50));

@@ -84,9 +84,10 @@ TEST(PinnedRing, DoesNotExceedTheBudget) {
     FAIL() << "twice the budget was given";
   } catch (const Error& error) {
     EXPECT_EQ(error.errc(), Errc::kBudgetTooSmall);
-    EXPECT_STREQ(error.what(),
-                 "a ring of 2 blocks of 1048576 bytes needs 2097152 bytes of the pinned budget; 1048576 of "
-                 "1048576 bytes are left");
+    EXPECT_STREQ(
+        error.what(),
+        "a ring of 2 blocks of 1.00 MiB needs 2MiB (2097152 bytes) of the pinned budget; 1.00 MiB of "
+        "1.00 MiB are left");
   }
   EXPECT_EQ(scene.budget.peak_bytes(), 0u);
   EXPECT_EQ(scene.device.registered_bytes(), 0u);

@@ -93,11 +93,17 @@ TEST(Plan, NeverUsesMoreThanTheBudget) {
 
 TEST(Plan, SaysForEachTierWhatItNeedsAtLeast) {
   const LayerTable model = table(3, 4 * kMiB, kMiB);
-  expect_throws(Errc::kBudgetTooSmall, HasSubstr("gpu needs at least 5242880 bytes"),
-                [&] { make_plan(model, {.gpu = kMiB, .pinned = 2 * kMiB}); });
-  expect_throws(Errc::kBudgetTooSmall, HasSubstr("pinned needs at least 2097152 bytes"),
-                [&] { make_plan(model, {.gpu = 5 * kMiB, .pinned = 2 * kMiB - 1}); });
-  const Plan plan = make_plan(model, {.gpu = 5 * kMiB, .pinned = 2 * kMiB});
+  expect_throws(
+      Errc::kBudgetTooSmall,
+      HasSubstr("budget too small: gpu needs at least 5MiB (5242880 bytes) for 1.00 MiB outside the "
+                "layers and a slot of 4.00 MiB (l.0), has 1.00 MiB (1048576 bytes)"),
+      [&] { make_plan(model, {.gpu = kMiB, .pinned = 2 * kMiB}); });
+  expect_throws(
+      Errc::kBudgetTooSmall,
+      HasSubstr("pinned needs at least 2MiB (2097152 bytes) for 2 blocks of one read, has 2.00 MiB (2097151 "
+                "bytes)"),
+      [&] { make_plan(model, {.gpu = 5 * kMiB, .pinned = 2 * kMiB - 1}); });
+  const Plan plan = make_plan(model, Budget::parse("gpu=5MiB,pinned=2MiB"));
   EXPECT_EQ(plan.slots, 1u);
   EXPECT_EQ(plan.minimum.gpu, 5 * kMiB);
 }

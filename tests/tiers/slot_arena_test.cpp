@@ -188,6 +188,9 @@ TEST(SlotArena, AllocatesNothingBeyondTheBudget) {
     FAIL() << "twice the budget was given";
   } catch (const Error& error) {
     EXPECT_EQ(error.errc(), Errc::kBudgetTooSmall);
+    EXPECT_STREQ(error.what(),
+                 "memory for 2 slots of 1.00 MiB needs 2MiB (2097152 bytes) of the gpu budget; 1.00 "
+                 "MiB of 1.00 MiB are left");
   }
   EXPECT_EQ(scene.device.allocated_bytes(), 0u);
   EXPECT_EQ(scene.budget.peak_bytes(), 0u);

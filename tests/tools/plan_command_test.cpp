@@ -236,7 +236,7 @@ TEST_F(PlanCommand, WrongUseIsRefusedInOneLine) {
       {{"plan"}, "see tierstream plan --help"},
       {{"plan", p, "--device", "cpu", "--budget", "gpu=1MiB"}, "gpu needs at least "},
       {{"plan", p, "--device", "cuda:4000", "--budget", "gpu=64KiB,pinned=4KiB"},
-       "pinned needs at least 2097152 bytes"},
+       "pinned needs at least 2MiB (2097152 bytes) for "},
       {{"plan", p, "--device", "cuda:4000"}, "cuda"},
       {{"plan", p, "--device", "cuda:4000", "--budget", kPlannedBudget, "--probe"}, "cuda"},
       {{"plan", p, "--device", "tpu", "--budget", kPlannedBudget}, "\"tpu\""},

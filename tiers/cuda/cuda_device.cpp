@@ -1,6 +1,7 @@
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 #include <tierstream/io/error.h>
+#include <tierstream/tiers/budget.h>
 #include <tierstream/tiers/cuda/cuda_device.h>
 
 #include <utility>
@@ -131,8 +132,9 @@ class CudaDevice final : public Device {
     const cudaError_t status = clear_failure(cudaMalloc(&data, bytes));
     if (status == cudaErrorMemoryAllocation) {
       const auto [free, total] = free_and_total_bytes();
-      throw Error(Errc::kOutOfMemory, fmt::format("{}: {} bytes needed, {} of {} bytes are free",
-                                                  traits_.name, bytes, free, total));
+      throw Error(Errc::kOutOfMemory,
+                  fmt::format("{}: {} needed, {} of {} are free", traits_.name, format_bytes(bytes),
+                              format_bytes(free), format_bytes(total)));
     }
     check(status, "cudaMalloc");
     return {*this, static_cast<std::byte*>(data), bytes};

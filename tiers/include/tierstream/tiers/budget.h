@@ -35,6 +35,9 @@ std::uint64_t parse_bytes(std::string_view text);
 
 /// For people: "1.50 GiB", "64.0 MiB", "512 B".
 std::string format_bytes(std::uint64_t bytes);
+/// For people, what a budget has to hold at least: "31MiB (32505000 bytes)". The first can be written into a
+/// budget as it stands: whole MiB, rounded up. Below one: "512 bytes".
+std::string format_least_bytes(std::uint64_t bytes);
 
 class TierBudget;
 
