@@ -36,18 +36,35 @@ std::uint64_t bytes_kept_by(const ModelWeights& model, const LayerTable& table,
 Budget less(Budget budget, std::uint64_t kept_bytes) {
   if (budget.gpu < kept_bytes) {
     throw Error(Errc::kBudgetTooSmall,
-                fmt::format("gpu needs {} bytes for what the model itself keeps there, and has {}",
-                            kept_bytes, budget.gpu));
+                fmt::format("budget too small: gpu needs {} for what the model itself keeps there, and more "
+                            "to stream; it has {}",
+                            format_least_bytes(kept_bytes), format_bytes(budget.gpu)));
   }
   budget.gpu -= kept_bytes;
   return budget;
 }
 
-StreamerOptions streaming_of(const StreamOptions& options, std::uint64_t kept_bytes) {
-  StreamerOptions streaming = options.streaming;
-  streaming.budget = less(streaming.budget, kept_bytes);
-  streaming.poison |= options.binding.poison;
-  return streaming;
+/// Calls `use` with what the model leaves of `budget`. Where that is too small, the error names what the
+/// model takes.
+template <typename Use>
+auto use_rest_of(const Budget& budget, std::uint64_t kept_bytes, const Use& use) {
+  const Budget rest = less(budget, kept_bytes);
+  try {
+    return use(rest);
+  } catch (const Error& error) {
+    if (error.errc() != Errc::kBudgetTooSmall || kept_bytes == 0) throw;
+    throw Error(error.errc(), fmt::format("{}; what the model itself keeps takes {} of gpu besides",
+                                          error.what(), format_least_bytes(kept_bytes)));
+  }
+}
+
+Streamer make_streamer(LayerTable table, const StreamOptions& options, std::uint64_t kept_bytes) {
+  return use_rest_of(options.streaming.budget, kept_bytes, [&](const Budget& rest) {
+    StreamerOptions streaming = options.streaming;
+    streaming.budget = rest;
+    streaming.poison |= options.binding.poison;
+    return Streamer(std::move(table), std::move(streaming));
+  });
 }
 
 }  // namespace
@@ -58,7 +75,7 @@ StreamedWeights::StreamedWeights(const ModelWeights& model, LayerTable table, co
       budget_(options.streaming.budget),
       landing_buffers_(most_landing_buffers(options.streaming.max_slots, table.layers.size())),
       staying_bytes_(bytes_kept_by(model, table, options)),
-      streamer_(std::move(table), streaming_of(options, staying_bytes_)),
+      streamer_(make_streamer(std::move(table), options, staying_bytes_)),
       binding_(model, streamer_, options.binding) {
   staying_bytes_ -= landing_buffers_ * binding_.landing_bytes();
 }
@@ -72,12 +89,13 @@ std::uint64_t StreamedWeights::kept_bytes() const noexcept {
 }
 
 Budget StreamedWeights::set_budget(const Budget& budget) {
-  const Budget outstanding = streamer_.set_budget(less(budget, kept_bytes()));
+  const Budget outstanding =
+      use_rest_of(budget, kept_bytes(), [&](const Budget& rest) { return streamer_.set_budget(rest); });
   budget_ = budget;
   return outstanding;
 }
 
-void StreamedWeights::fit_budget() { streamer_.set_budget(less(budget_, kept_bytes())); }
+void StreamedWeights::fit_budget() { set_budget(budget_); }
 
 void StreamedWeights::update(std::span<const WeightUpdate> updates) {
   std::vector<ModelBinding::Update> prepared;
@@ -96,10 +114,21 @@ void StreamedWeights::update(std::span<const WeightUpdate> updates) {
 }
 
 ModelBinding::LoraId StreamedWeights::add_lora(const Lora& lora, double strength) {
+  const std::uint64_t kept_before = kept_bytes();
   const ModelBinding::LoraId id = binding_.add_lora(lora, strength);
   try {
     fit_budget();  // its matrices find room
     binding_.load_lora(id);
+  } catch (const Error& error) {
+    const std::uint64_t kept = kept_bytes();
+    remove_lora(id);
+    if (error.errc() != Errc::kBudgetTooSmall) throw;
+    throw Error(
+        error.errc(),
+        fmt::format("budget too small: with this LoRA, gpu needs at least {}, has {}; its matrices, and "
+                    "memory for what it changes, take {} of it",
+                    format_least_bytes(streamer_.plan().minimum.gpu + kept), format_bytes(budget_.gpu),
+                    format_bytes(kept - kept_before)));
   } catch (...) {
     remove_lora(id);
     throw;

@@ -6,7 +6,9 @@
 
 #include <cmath>
 #include <optional>
+#include <regex>
 #include <span>
+#include <string>
 
 #include "adapters/tiny_model.h"
 #include "support/thrown.h"
@@ -19,6 +21,7 @@ using testing::HasSubstr;
 constexpr std::size_t kLayers = 4;
 constexpr const char* kPath = "encoder.layer";
 constexpr std::int64_t kRank = 4;
+constexpr std::uint64_t kPinnedBytes = 16u << 20;
 
 /// With weights in the module's dtype and in another one, which is converted.
 class HotWeights : public testing::TestWithParam<at::ScalarType> {
@@ -31,7 +34,7 @@ class HotWeights : public testing::TestWithParam<at::ScalarType> {
   }
   void start(const Checkpoint& checkpoint) {
     // One slot or two, whatever the model keeps beside them: every layer moves in every pass.
-    const Budget budget{.gpu = 160'000, .pinned = 16u << 20};
+    const Budget budget{.gpu = 160'000, .pinned = kPinnedBytes};
     streamed_.emplace(stream(*model_, kPath, checkpoint, {.streaming = {.budget = budget, .max_slots = 1}}));
   }
   at::Tensor run() { return model_->forward(some_input(), streamed_->layers<TinyLayerImpl>()); }
@@ -195,8 +198,20 @@ Lora without_data(std::int64_t rank) {
 
 TEST_P(HotWeights, RefuseALoraThatFitsInNoBudgetBeforeItTakesMemory) {
   const std::uint64_t before = used_bytes();
-  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(without_data(10'000)); }).errc, Errc::kBudgetTooSmall);
+  const auto add = [&] { streamed_->add_lora(without_data(10'000)); };
+  const Thrown refusal = thrown_by(add);
+  EXPECT_EQ(refusal.errc, Errc::kBudgetTooSmall);
   EXPECT_EQ(used_bytes(), before);
+  // What it says is what it takes.
+  std::smatch found;
+  const std::regex words(
+      "with this LoRA, gpu needs at least \\d+MiB \\((\\d+) bytes\\), has .*; its matrices, .*");
+  ASSERT_TRUE(std::regex_search(refusal.what, found, words)) << refusal.what;
+  const std::uint64_t least = std::stoull(found[1]);
+  streamed_->set_budget({.gpu = least - 1, .pinned = kPinnedBytes});
+  EXPECT_EQ(thrown_by(add).errc, Errc::kBudgetTooSmall);
+  streamed_->set_budget({.gpu = least, .pinned = kPinnedBytes});
+  EXPECT_THROW(add(), c10::Error) << "its matrices have no data to copy";
   EXPECT_TRUE(at::equal(run(), expected()));
 }
 
