@@ -3,6 +3,7 @@
 #include <tierstream/io/checkpoint.h>
 #include <tierstream/io/error.h>
 
+#include <array>
 #include <cerrno>
 #include <cmath>
 #include <fstream>
@@ -10,6 +11,7 @@
 #include <nlohmann/json.hpp>
 #include <regex>
 #include <string_view>
+#include <utility>
 
 #include "source_views.h"
 
@@ -29,16 +31,25 @@ class Config {
       throw Error(Errc::kOpenFailed, "cannot open", {.file = path}, {errno, std::generic_category()});
     config_ = json::parse(file, nullptr, /*allow_exceptions=*/false);
     if (!config_.is_object()) refuse("is not a JSON object");
-    if (config_.value("peft_type", json()) != "LORA") refuse("has a peft_type other than LORA");
-    for (const char* const feature : {"use_dora", "fan_in_fan_out", "modules_to_save", "layer_replication",
-                                      "alora_invocation_tokens"}) {
-      const json value = config_.value(feature, json());
-      if (!value.is_null() && value != false && !value.empty()) refuse(fmt::format("asks for {}", feature));
+    if (const json type = config_.value("peft_type", json()); type != "LORA") {
+      refuse(fmt::format("is of {}, not of a LoRA (peft_type)", type.is_null() ? "nothing" : type.dump()));
     }
-    if (config_.value("bias", json("none")) != "none") refuse("asks for biases");
+    constexpr std::array kUnsupported = {
+        std::pair{"use_dora", "DoRA"},
+        std::pair{"fan_in_fan_out", "weights that are stored transposed, as GPT-2's"},
+        std::pair{"modules_to_save", "modules that were trained as a whole"},
+        std::pair{"layer_replication", "layers that are repeated"},
+        std::pair{"alora_invocation_tokens", "Activated LoRA"},
+    };
+    for (const auto& [key, method] : kUnsupported) {
+      const json value = config_.value(key, json());
+      if (!value.is_null() && value != false && !value.empty()) refuse_method(method, key);
+    }
+    if (config_.value("bias", json("none")) != "none") refuse_method("trained biases", "bias");
     const json begin = config_.value("init_lora_weights", json(true));
     if (begin.is_string() && begin != "gaussian" && begin != "orthogonal" && begin != "eva") {
-      refuse(fmt::format("changed the model's own weights when it began: {}", begin.dump()));
+      refuse_method(begin.dump() + ", which changes the model's own weights at its beginning",
+                    "init_lora_weights");
     }
   }
 
@@ -52,6 +63,10 @@ class Config {
  private:
   [[noreturn]] void refuse(const std::string& what) const {
     throw Error(Errc::kInvalidArgument, what, {.file = path_});
+  }
+
+  [[noreturn]] void refuse_method(const std::string& method, const char* key) const {
+    refuse(fmt::format("asks for {} ({}); only LoRA itself can be applied", method, key));
   }
 
   /// `key`, unless a pattern that the module's path ends in says otherwise.

@@ -270,17 +270,19 @@ TEST_F(LoraFile, ThatAsksForMoreIsRefused) {
     return thrown().what;
   };
   EXPECT_THAT(refusal("{"), HasSubstr("adapter_config.json: is not a JSON object"));
-  EXPECT_THAT(refusal(R"({"peft_type": "IA3"})"), HasSubstr("has a peft_type other than LORA"));
+  EXPECT_THAT(refusal(R"({"peft_type": "IA3"})"), HasSubstr("is of \"IA3\", not of a LoRA (peft_type)"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "use_dora": true})"),
-              HasSubstr("asks for use_dora"));
+              HasSubstr("asks for DoRA (use_dora); only LoRA itself can be applied"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "modules_to_save": ["head"]})"),
-              HasSubstr("asks for modules_to_save"));
+              HasSubstr("asks for modules that were trained as a whole (modules_to_save)"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "layer_replication": [[0, 2]]})"),
-              HasSubstr("asks for layer_replication"));
-  EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "init_lora_weights": "pissa"})"),
-              HasSubstr("changed the model's own weights when it began: \"pissa\""));
+              HasSubstr("asks for layers that are repeated (layer_replication)"));
+  EXPECT_THAT(
+      refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "init_lora_weights": "pissa"})"),
+      HasSubstr(
+          "asks for \"pissa\", which changes the model's own weights at its beginning (init_lora_weights)"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "bias": "all"})"),
-              HasSubstr("asks for biases"));
+              HasSubstr("asks for trained biases (bias)"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 0, "lora_alpha": 1})"),
               HasSubstr("has an r or lora_alpha that is no usable number"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "rank_pattern": {"(": 1}})"),

@@ -38,9 +38,9 @@ CASES = [
     ("patterns", {**ALL, **PATTERNS}, -0.7, "1400KiB"),
 ]
 REFUSED = [
-    ({"target_modules": ["q_proj"], "use_dora": True}, "use_dora"),
-    ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "modules_to_save"),
-    ({"target_modules": ["q_proj"], "bias": "all"}, "biases"),
+    ({"target_modules": ["q_proj"], "use_dora": True}, "asks for DoRA (use_dora)"),
+    ({"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, "(modules_to_save)"),
+    ({"target_modules": ["q_proj"], "bias": "all"}, "biases (bias)"),
     ({"target_modules": ["lm_head"]}, "lm_head"),
     ({"target_modules": ["q_proj"], "init_lora_weights": "pissa"}, "pissa"),
 ]
