@@ -93,7 +93,8 @@ void write_logits(const at::Tensor& logits, const std::string& path) {
   if (!file) throw Error(Errc::kWriteFailed, "cannot write the logits", {.file = path});
 }
 
-/// People get each line, and each token, as soon as it is known; `--json` keeps quiet until the end.
+/// People get the text on standard output, each token as soon as it is known, and the report around it on
+/// standard error. `--json` keeps quiet until the end.
 class Output {
  public:
   /// Borrows the tokenizer; null: tokens are written as ids.
@@ -101,22 +102,25 @@ class Output {
     if (tokenizer != nullptr) stream_.emplace(*tokenizer, prompt);
   }
 
-  void tell(const std::string& text) const {
-    if (quiet_) return;
-    fmt::print("{}", text);
-    std::fflush(stdout);
+  void report(const std::string& text) const {
+    if (!quiet_) fmt::print(stderr, "{}", text);
   }
   void add(std::int64_t token) { write(stream_ ? stream_->add(token) : fmt::format("{} ", token)); }
   void finish() {
     if (stream_) write(stream_->finish());
-    tell("\n\n");
+    write_out("\n");
   }
   std::optional<std::string> text() const { return stream_ ? std::optional(text_) : std::nullopt; }
 
  private:
   void write(const std::string& piece) {
     text_ += piece;
-    tell(piece);
+    write_out(piece);
+  }
+  void write_out(const std::string& piece) const {
+    if (quiet_) return;
+    fmt::print("{}", piece);
+    std::fflush(stdout);
   }
 
   bool quiet_;
@@ -155,8 +159,8 @@ void run(const Arguments& arguments) {
     for (const LoraChoice& choice : loras) weights.add_lora(choice.lora, choice.strength);
     const Streamer& streamer = weights.streamer();
     report.ring_refusal = streamer.registration_refusal();
-    output.tell(fmt::format("layers  {} of {} on {}, {}\n{}\n", streamer.layer_count(), report.layers,
-                            report.device, c10::toString(files.dtype), describe(streamer.plan())));
+    output.report(fmt::format("layers  {} of {} on {}, {}\n{}\n", streamer.layer_count(), report.layers,
+                              report.device, c10::toString(files.dtype), describe(streamer.plan())));
     options.on_pass = [&] {
       const PassStats pass = streamer.stats().last_pass;
       report.passes.push_back(
@@ -169,7 +173,7 @@ void run(const Arguments& arguments) {
   output.finish();
   results.text = output.text();
   if (!arguments.logits.empty()) write_logits(results.generation.logits, arguments.logits);
-  output.tell(describe(results));
+  output.report("\n" + describe(results));
   if (arguments.json) fmt::print("{}\n", json_text(to_json(results)));
 }
 
@@ -217,7 +221,7 @@ void add_options(CLI::App& program, Arguments& arguments) {
                      "cpu, cuda or cuda:N (default: cuda if there is\none, else cpu)");
   program.add_option("--logits", arguments.logits,
                      "File for the logits of every position, as\nfloat32 in .safetensors");
-  program.add_flag("--json", arguments.json, "Print one JSON object");
+  program.add_flag("--json", arguments.json, "Print one JSON object instead of the text");
 }
 
 int run_program(int argc, char** argv) {

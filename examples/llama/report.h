@@ -19,7 +19,7 @@ struct Results {
   Budget least = {};                   ///< that would have worked, where it was streamed
 };
 
-/// For people, after the tokens; lines of at most 80 columns, but for names.
+/// For people, after the text; lines of at most 80 columns, but for names.
 std::string describe(const Results& results);
 
 /// For programs: a key, once there, keeps its name and meaning. What streaming tells is as in `tierstream

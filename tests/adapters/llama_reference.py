@@ -13,6 +13,7 @@ Exit codes: 0 they agree; 77 skipped, because transformers is not installed; oth
 import copy
 import json
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -176,6 +177,16 @@ def check(program, directory, name, kind, changes, dtype, shard):
     compare_with_transformers(program, directory, name, model, ids, tokens, logits)
 
 
+def check_output(program, directory):
+    """The text alone on standard output, the report on standard error."""
+    make_checkpoint(directory, "llama", "Llama", {}, torch.float32, "1GB")
+    arguments = [program, str(directory), "--ids", "1,2,3", "--device", "cpu", "--max-tokens", "4"]
+    process = subprocess.run([*arguments, *budget("1GiB", "8MiB")], capture_output=True, text=True, check=False)
+    expect(re.fullmatch(r"(\d+ ){4}\n", process.stdout), f"not the text alone: {process}")
+    report = re.search(r"^layers  (.|\n)*^prompt  3 tokens in (.|\n)*^verdict ", process.stderr, re.M)
+    expect(process.returncode == 0 and report, f"no report: {process}")
+
+
 def check_rotary(program, directory, name, kind, changes):
     model = make_checkpoint(directory, name, kind, changes, torch.float32, "1GB")
     ids = torch.randint(0, VOCABULARY, (PROMPT_TOKENS,)).tolist()
@@ -265,6 +276,7 @@ def main():
             check(program, pathlib.Path(directory) / case[0], *case)
         for case in ROTARY_CASES:
             check_rotary(program, pathlib.Path(directory) / case[0], *case)
+        check_output(program, pathlib.Path(directory) / "output")
         check_refusals(program, pathlib.Path(directory) / "refused")
     sys.exit("\n".join(failures) or 0)
 
