@@ -15,6 +15,7 @@
 #include <fstream>
 #include <optional>
 
+#include "hugging_face/waiting_threads.h"
 #include "llama/generate.h"
 #include "llama/report.h"
 #include "llama/tokenizer.h"
@@ -128,6 +129,8 @@ class Output {
   std::string text_;
 };
 
+void tell(const std::string& line) { fmt::print(stderr, "llama: {}\n", line); }
+
 void run(const Arguments& arguments) {
   const LlamaFiles files = LlamaFiles::open(arguments.directory);
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load_if_there(arguments.directory);
@@ -159,12 +162,13 @@ void run(const Arguments& arguments) {
     for (const LoraChoice& choice : loras) weights.add_lora(choice.lora, choice.strength);
     const Streamer& streamer = weights.streamer();
     report.ring_refusal = streamer.registration_refusal();
+    const bool is_host = device->traits().is_host;
+    if (const std::string hint = waiting_threads_hint(streamer.plan(), is_host); !hint.empty()) tell(hint);
     output.report(fmt::format("layers  {} of {} on {}, {}\n{}\n", streamer.layer_count(), report.layers,
                               report.device, c10::toString(files.dtype), describe(streamer.plan())));
     options.on_pass = [&] {
       const PassStats pass = streamer.stats().last_pass;
-      report.passes.push_back(
-          {pass, judge(pass, streamer.plan(), report.rates, {.is_host = device->traits().is_host})});
+      report.passes.push_back({pass, judge(pass, streamer.plan(), report.rates, {.is_host = is_host})});
     };
     results.generation = generate(weights, files, options);
     results.least = weights.least_budget();
@@ -178,7 +182,7 @@ void run(const Arguments& arguments) {
 }
 
 int fail(const std::string& line) {
-  fmt::print(stderr, "llama: {}\n", line);
+  tell(line);
   return 2;
 }
 

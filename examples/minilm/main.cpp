@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <optional>
 
+#include "hugging_face/waiting_threads.h"
 #include "report.h"
 #include "runs.h"
 #include "tools/device_choice.h"
@@ -71,6 +72,8 @@ std::uint64_t bytes_of(const std::vector<Layer>& layers) {
   return sum;
 }
 
+void tell(const std::string& line) { fmt::print(stderr, "minilm: {}\n", line); }
+
 /// Returns whether the runs agree to the bit.
 bool run(const Options& options) {
   const std::string& directory = options.model_directory;
@@ -121,13 +124,22 @@ bool run(const Options& options) {
       runs.push_back(run_streamed(job, name, shares));
     }
   }
+  for (const Run& run : runs) {
+    if (!run.streaming) continue;
+    const bool is_host = device->traits().is_host;
+    std::string hint = waiting_threads_hint(run.streaming->layers, is_host);
+    if (hint.empty()) hint = waiting_threads_hint(run.streaming->words, is_host);
+    if (hint.empty()) continue;
+    tell(hint);
+    break;
+  }
   const Results results{input, weight_bytes, runs};
   fmt::print("{}{}", options.json ? to_json(results) : describe(results), options.json ? "\n" : "");
   return are_bit_equal(runs);
 }
 
 int fail(const std::string& line) {
-  fmt::print(stderr, "minilm: {}\n", line);
+  tell(line);
   return 2;
 }
 

@@ -12,6 +12,7 @@ Exit codes: 0 they agree; 77 skipped, because transformers is not installed; oth
 
 import copy
 import json
+import os
 import pathlib
 import re
 import subprocess
@@ -178,13 +179,22 @@ def check(program, directory, name, kind, changes, dtype, shard):
 
 
 def check_output(program, directory):
-    """The text alone on standard output, the report on standard error."""
+    """The text alone on standard output, the report on standard error; a hint where threads would spin."""
     make_checkpoint(directory, "llama", "Llama", {}, torch.float32, "1GB")
     arguments = [program, str(directory), "--ids", "1,2,3", "--device", "cpu", "--max-tokens", "4"]
-    process = subprocess.run([*arguments, *budget("1GiB", "8MiB")], capture_output=True, text=True, check=False)
-    expect(re.fullmatch(r"(\d+ ){4}\n", process.stdout), f"not the text alone: {process}")
-    report = re.search(r"^layers  (.|\n)*^prompt  3 tokens in (.|\n)*^verdict ", process.stderr, re.M)
-    expect(process.returncode == 0 and report, f"no report: {process}")
+    least = run(program, directory, [1, 2, 3], None, *budget("1GiB", "8MiB"))[0]["least"]
+    threads = {**os.environ, "OMP_NUM_THREADS": "2"}
+    for policy, hint in (("passive", False), ("active", True)):
+        for gpu, is_streamed in ((least["gpu"], True), ("1GiB", False)):
+            process = subprocess.run(
+                [*arguments, *budget(gpu, "8MiB")],
+                capture_output=True, text=True, check=False, env={**threads, "OMP_WAIT_POLICY": policy},
+            )
+            expect(re.fullmatch(r"(\d+ ){4}\n", process.stdout), f"not the text alone: {process}")
+            report = re.search(r"^layers  (.|\n)*^prompt  3 tokens in (.|\n)*^verdict ", process.stderr, re.M)
+            expect(process.returncode == 0 and report, f"no report: {process}")
+            hints = process.stderr.count("llama: without OMP_WAIT_POLICY=passive")
+            expect(hints == (hint and is_streamed), f"{hints} hints with {policy} at gpu={gpu}: {process}")
 
 
 def check_rotary(program, directory, name, kind, changes):
