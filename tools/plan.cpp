@@ -20,6 +20,7 @@
 #include "tools/late_file.h"
 #include "tools/layer_choice.h"
 #include "tools/link_rates.h"
+#include "tools/number_range.h"
 #include "tools/plan_picture.h"
 #include "tools/plan_report.h"
 
@@ -123,7 +124,7 @@ void add_plan(CLI::App& program) {
                       "that\nis not here can be planned for");
   command->add_option("--slots", arguments->slots, "At most; gpu bytes beyond them keep tensors\nresident")
       ->capture_default_str()
-      ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));
+      ->check(number_range(1u, std::numeric_limits<std::uint32_t>::max()));
   CLI::Option* rates = command
                            ->add_option("--rates", arguments->rates,
                                         "Bytes a second of the links, e.g.\ndisk=1.7GB,host_to_device=50GB")
@@ -134,7 +135,7 @@ void add_plan(CLI::App& program) {
                  "Measure them: reads the checkpoint's own files\nfor a few seconds")
       ->excludes(rates);
   command->add_option("--compute", arguments->compute_seconds, "Seconds that each layer computes")
-      ->check(CLI::Range(0.0, 1e6));
+      ->check(number_range(0.0, 1e6));
   command->add_flag("--json", arguments->json, "Print one JSON object");
   command->add_option("--picture", arguments->picture, "File for a picture (SVG) of who lives where");
   command->callback([arguments] { plan(*arguments); });

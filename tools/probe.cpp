@@ -13,6 +13,7 @@
 #include "tools/json_text.h"
 #include "tools/link_probe.h"
 #include "tools/machine_limits.h"
+#include "tools/number_range.h"
 #include "tools/probe_file.h"
 #include "tools/probe_report.h"
 #include "tools/progress_bar.h"
@@ -82,7 +83,7 @@ void add_probe(CLI::App& program) {
       ->capture_default_str();
   command->add_option("--rounds", arguments->rounds, "Of everything measured; medians are printed")
       ->capture_default_str()
-      ->check(CLI::Range(1u, 10'000u));
+      ->check(number_range(1u, 10'000u));
   command->add_option("--device", arguments->device,
                       "cpu, cuda or cuda:N (default: cuda if there\nis one, else cpu)");
   command->add_flag("--json", arguments->json, "Print one JSON object");

@@ -19,6 +19,7 @@
 #include "tools/json_text.h"
 #include "tools/layer_choice.h"
 #include "tools/link_rates.h"
+#include "tools/number_range.h"
 #include "tools/path_report.h"
 #include "tools/probe_report.h"
 #include "tools/progress_bar.h"
@@ -201,10 +202,10 @@ void add_run(CLI::App& program) {
                       "Common prefix of the layers' names, e.g.\nmodel.layers (default: the largest list)");
   command->add_option("--slots", arguments->slots, "At most; gpu bytes beyond them keep tensors\nresident")
       ->capture_default_str()
-      ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));
+      ->check(number_range(1u, std::numeric_limits<std::uint32_t>::max()));
   command->add_option("--passes", arguments->passes, "Walks over the layers")
       ->capture_default_str()
-      ->check(CLI::Range(1u, std::numeric_limits<std::uint32_t>::max()));
+      ->check(number_range(1u, std::numeric_limits<std::uint32_t>::max()));
   command->add_flag("--verify", arguments->verify,
                     "Compare every byte with what `synth` wrote;\nexit code 1 where one differs");
   command

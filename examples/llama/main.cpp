@@ -22,6 +22,7 @@
 #include "tools/cut_file_handler.h"
 #include "tools/device_choice.h"
 #include "tools/json_text.h"
+#include "tools/number_range.h"
 
 namespace tierstream::llama {
 namespace {
@@ -199,7 +200,7 @@ void add_options(CLI::App& program, Arguments& arguments) {
   program.add_option("--prompt", arguments.prompt, "The prompt as text")->excludes(ids);
   program.add_option("--max-tokens", arguments.max_tokens, "To generate at most; fewer where the text ends")
       ->capture_default_str()
-      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 20));
+      ->check(number_range(std::int64_t{1}, std::int64_t{1} << 20));
   program.add_option("--top-p", arguments.top_p,
                      "Choose by chance among the most likely tokens\nthat have this much together, e.g. 0.9");
   program.add_option("--temperature", arguments.temperature,

@@ -15,6 +15,7 @@
 #include "report.h"
 #include "runs.h"
 #include "tools/device_choice.h"
+#include "tools/number_range.h"
 #include "tools/progress_bar.h"
 #include "wordpiece.h"
 
@@ -154,7 +155,8 @@ int run_program(int argc, char** argv) {
   program.add_option("--sentence", options.sentences, "A sentence to embed; repeat for more")
       ->allow_extra_args(false);
   program.add_option("--budget", options.budget, "One streamed run, e.g. gpu=60MiB,pinned=4MiB");
-  program.add_option("--passes", options.passes, "Times that every run repeats")->check(CLI::Range(1, 10000));
+  program.add_option("--passes", options.passes, "Times that every run repeats")
+      ->check(number_range(1, 10000));
   program.add_option("--device", options.device, "cpu, cuda or cuda:N; default: cuda where there is one");
   program.add_flag("--json", options.json, "Print one JSON object");
   try {
