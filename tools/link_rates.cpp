@@ -29,8 +29,9 @@ LinkRates parse_rates(std::span<const std::string> entries) {
     };
     const std::size_t equals = entry.find('=');
     const std::string_view name = std::string_view(entry).substr(0, equals);
-    if (equals == entry.npos || (name != "disk" && name != "host_to_device")) {
-      refuse("rates are written disk=1.7GB,host_to_device=50GB, in bytes a second");
+    if (equals == entry.npos) refuse("rates are written disk=1.7GB,host_to_device=50GB, in bytes a second");
+    if (name != "disk" && name != "host_to_device") {
+      refuse(fmt::format("unknown link \"{}\"; the links are disk, host_to_device", name));
     }
     double& rate = name == "disk" ? rates.disk : rates.host_to_device;
     if (rate > 0) refuse("the link is named twice");
