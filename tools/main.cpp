@@ -1,11 +1,13 @@
 // The `tierstream` command. Exit codes: 0 done; 1 `run --verify` found a difference; 2 wrong input, option or
 // environment; 130 stopped by Ctrl-C or SIGTERM.
+#include <fmt/format.h>
 #include <tierstream/io/error.h>
 
 #include <cstdio>
 #include <exception>
 #include <new>
 #include <string>
+#include <vector>
 
 #include "tools/commands.h"
 #include "tools/cut_file_handler.h"
@@ -22,11 +24,24 @@ int fail(int exit_code, const std::string& line) {
   return exit_code;
 }
 
+/// Where a command is missing, CLI11 says only that, whatever stands in its place.
+std::string missing_command(const CLI::App& program) {
+  std::string names;
+  for (const CLI::App* command : program.get_subcommands(/*filter=*/{})) {
+    names += (names.empty() ? "" : ", ") + command->get_name();
+  }
+  const std::vector<std::string> words = program.remaining();
+  if (words.empty()) return "a command is missing; the commands are " + names;
+  const char* const kind = words.front().starts_with('-') ? "option" : "command";
+  return fmt::format("there is no {} \"{}\"; the commands are {}", kind, words.front(), names);
+}
+
 /// The user's own words come back in it, so it goes through Error, which keeps it on one line.
 std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
   std::string command = "tierstream";
   for (const CLI::App* subcommand : program.get_subcommands()) command += " " + subcommand->get_name();
-  return Error(Errc::kInvalidArgument, std::string(error.what()) + "; see " + command + " --help").what();
+  const std::string what = program.get_subcommands().empty() ? missing_command(program) : error.what();
+  return Error(Errc::kInvalidArgument, what + "; see " + command + " --help").what();
 }
 
 int run_program(int argc, char** argv) {

@@ -445,8 +445,9 @@ TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
     std::vector<std::string> arguments;
     std::string fragment;
   } cases[] = {
-      {{}, "subcommand"},
-      {{"stream"}, "see tierstream --help"},
+      {{}, "a command is missing; the commands are synth, inspect, plan, run, probe; see tierstream --help"},
+      {{"stream"}, "there is no command \"stream\"; the commands are synth, inspect, plan, run, probe; see "},
+      {{"--stream"}, "there is no option \"--stream\""},
       {{"run"}, "see tierstream run --help"},
       {{"run", p, "--budget", kBudget, "--pases", "2"}, "--pases"},
       {{"run", p, "--budget", kBudget, "--passes", "0"},
