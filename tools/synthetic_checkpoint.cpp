@@ -245,7 +245,8 @@ SyntheticModel write_synthetic_checkpoint(const fs::path& directory, const Synth
   fs::create_directories(directory);
   const std::vector<fs::path> replaced = checkpoint_files_in(directory);
   if (!replaced.empty() && !options.overwrite) {
-    throw Error(Errc::kInvalidArgument, "there is a checkpoint already", {.file = replaced.front().string()});
+    throw Error(Errc::kInvalidArgument, "there is a checkpoint already; --force replaces it",
+                {.file = replaced.front().string()});
   }
   refuse_a_full_disk(directory, model.total_bytes);
 

@@ -490,7 +490,8 @@ TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
       {{"synth", p + "/new", "--layers", "1", "--layer-bytes", "1MiB", "--shards", "99"}, "99 shards"},
       {{"synth", p + "/new", "--layers", "1", "--layer-bytes", "1MiB", "--shards", "0"}, "shard"},
       {{"synth", p + "/new", "--layers", "60000", "--layer-bytes", "2TiB"}, "space"},
-      {{"synth", p, "--layers", "1", "--layer-bytes", "1MiB"}, "already"},
+      {{"synth", p, "--layers", "1", "--layer-bytes", "1MiB"},
+       "there is a checkpoint already; --force replaces it"},
       {{"synth", p + "/model.safetensors.index.json", "--layers", "1", "--layer-bytes", "1MiB"},
        "index.json"},
   };
