@@ -20,8 +20,10 @@ namespace tierstream {
 namespace {
 
 using nlohmann::json;
+using testing::AnyOf;
 using testing::EndsWith;
 using testing::HasSubstr;
+using testing::MatchesRegex;
 using testing::Not;
 using testing::StartsWith;
 
@@ -500,6 +502,16 @@ TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {
     expect_refusal(run_command(arguments), fragment);
   }
   EXPECT_FALSE(std::filesystem::exists(p + "/new/model.safetensors"));
+}
+
+TEST_F(CommandTest, ADeviceThatIsNotThereIsRefusedWithTheReason) {
+  setenv("CUDA_VISIBLE_DEVICES", "", 1);
+  const CommandResult result = run_command({"run", path(), "--budget", kBudget, "--device", "cuda"});
+  unsetenv("CUDA_VISIBLE_DEVICES");
+  expect_refusal(result, "");
+  EXPECT_THAT(result.err,
+              AnyOf(MatchesRegex("tierstream: no CUDA device can be used: .* \\(cudaError.*\\)\n"),
+                    HasSubstr("this tierstream was built without CUDA")));
 }
 
 TEST_F(CommandTest, WrongFilesAreRefusedInOneLine) {

@@ -229,10 +229,13 @@ int cuda_device_count() noexcept {
 
 std::shared_ptr<Device> make_cuda_device(int ordinal) {
   int count = 0;
-  check(cudaGetDeviceCount(&count), "cudaGetDeviceCount");
+  const cudaError_t status = clear_failure(cudaGetDeviceCount(&count));
+  if (status != cudaSuccess) {
+    throw Error(Errc::kDeviceFailed, "no CUDA device can be used: " + text_of(status));
+  }
   if (ordinal < 0 || ordinal >= count) {
-    throw Error(Errc::kDeviceFailed,
-                fmt::format("there is no cuda:{}: this process can use {}", ordinal, count));
+    throw Error(Errc::kDeviceFailed, fmt::format("there is no cuda:{}: this process can use {}", ordinal,
+                                                 counted(static_cast<std::uint64_t>(count), "CUDA device")));
   }
   return std::make_shared<CudaDevice>(ordinal);
 }
