@@ -134,7 +134,7 @@ std::string describe_advice(const PlanReport& report) {
   return text;
 }
 
-/// Bars over a tier's budget, the budget as it is among them.
+/// Bars over a tier's budget, the budget as it is among them; one line where its size changes nothing.
 std::string describe_curve(const PlanReport& report, std::string_view name, std::uint64_t Budget::*tier,
                            std::vector<BudgetPoint> points) {
   const bool in_seconds = knows_seconds(report);
@@ -144,17 +144,21 @@ std::string describe_curve(const PlanReport& report, std::string_view name, std:
   const BudgetPoint now = point_of(report.plan, report.budget, tier);
   const auto place = std::ranges::lower_bound(points, now.bytes, {}, &BudgetPoint::bytes);
   if (place == points.end() || place->bytes != now.bytes) points.insert(place, now);
-  double most = 0;
-  for (const BudgetPoint& point : points) most = std::max(most, value_of(point));
-  std::string text =
-      fmt::format("{:<14}{}\n", name, in_seconds ? "a pass takes, predicted" : "a pass reads from storage");
+  const char* const value_words = in_seconds ? "a pass takes, predicted" : "a pass reads from storage";
+  const auto value_text = [&](const BudgetPoint& point) {
+    return in_seconds ? format_seconds(point.seconds) : format_bytes(point.disk_bytes);
+  };
+  const auto [least, greatest] = std::ranges::minmax_element(points, {}, value_of);
+  const double most = value_of(*greatest);
+  if (value_text(*least) == value_text(*greatest)) {
+    const std::string value = most > 0 ? value_text(*greatest) : in_seconds ? "no time" : "nothing";
+    return fmt::format("{:<14}{}: {} at any size\n", name, value_words, value);
+  }
+  std::string text = fmt::format("{:<14}{}\n", name, value_words);
   for (const BudgetPoint& point : points) {
-    const double value = value_of(point);
-    const auto columns = most > 0 ? static_cast<std::size_t>(value / most * kBarColumns + 0.5) : 0;
-    const std::string bar(columns, '#');
-    text += fmt::format(
-        "{} {:>9}  {:>10}{}{}\n", point.bytes == now.bytes ? ">" : " ", format_bytes(point.bytes),
-        in_seconds ? format_seconds(value) : format_bytes(point.disk_bytes), bar.empty() ? "" : "  ", bar);
+    const std::string bar(static_cast<std::size_t>(value_of(point) / most * kBarColumns + 0.5), '#');
+    text += fmt::format("{} {:>9}  {:>10}{}{}\n", point.bytes == now.bytes ? ">" : " ",
+                        format_bytes(point.bytes), value_text(point), bar.empty() ? "" : "  ", bar);
   }
   return text;
 }

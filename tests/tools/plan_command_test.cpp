@@ -175,6 +175,18 @@ TEST_F(PlanCommand, TellsPeopleAllOfItIn80Columns) {
   EXPECT_LE(columns_of(result.out), 80u) << result.out;
 }
 
+TEST_F(PlanCommand, SaysInALineWhereTheSizeOfATierChangesNothing) {
+  const auto text = [](std::vector<std::string> more) {
+    more.insert(more.begin(), {"plan", path(), "--budget", "gpu=1GiB,pinned=4MiB", "--device", "cuda:4000"});
+    return run_command(more).out;
+  };
+  EXPECT_THAT(text({}), HasSubstr("\npage_cache    a pass reads from storage: nothing at any size\n"));
+  EXPECT_THAT(text({"--rates", kRates}),
+              HasSubstr("\npage_cache    a pass takes, predicted: no time at any size\n"));
+  EXPECT_THAT(text({"--rates", kRates, "--compute", "2"}),
+              HasSubstr("\npage_cache    a pass takes, predicted: 12.000 s at any size\n"));
+}
+
 TEST_F(PlanCommand, DrawsEachLayer) {
   const TemporaryDirectory directory;
   const std::string picture = directory.path("plan.svg");
