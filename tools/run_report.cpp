@@ -87,7 +87,8 @@ std::string describe_verdict(const PassReport& pass, const LinkRates& rates) {
   const LinksWork& links = pass.stats.links;
   std::string text = describe_link("disk", links.disk, verdict.disk, rates.disk);
   if (links.cached_bytes > 0 && pass.stats.seconds > 0) {
-    text += fmt::format("        page cache {:.2f} GB/s read, in the disk's time\n",
+    text += fmt::format("        kernel's page cache: {} read, {:.2f} GB/s, in the disk's time\n",
+                        format_bytes(links.cached_bytes),
                         static_cast<double>(links.cached_bytes) / pass.stats.seconds / 1e9);
   }
   text += describe_link("host to device", links.host_to_device, verdict.host_to_device, rates.host_to_device);

@@ -45,6 +45,17 @@ TEST(RunReport, SaysNothingOfPagesWhereNoneAreKept) {
   EXPECT_THAT(describe_end(RunReport()), Not(HasSubstr("kept")));
 }
 
+TEST(RunReport, TellsReadsOutOfTheKernelsCacheFromPagesThatAreKept) {
+  PassReport pass;
+  pass.stats.seconds = 2;
+  pass.stats.bytes.page_cache = 300 * kMiB;
+  pass.stats.links.cached_bytes = 100 * kMiB;
+  EXPECT_THAT(describe_pass(1, pass, {}),
+              HasSubstr("\n        kernel's page cache: 100 MiB read, 0.05 GB/s, in the disk's time\n"));
+  pass.stats.links.cached_bytes = 0;
+  EXPECT_THAT(describe_pass(1, pass, {}), Not(HasSubstr("kernel")));
+}
+
 TEST(RunReport, CountsInSingularAndPlural) {
   RunReport report;
   report.verified_tensors = 1;
