@@ -93,8 +93,10 @@ std::string describe_verdict(const PassReport& pass, const LinkRates& rates) {
   }
   text += describe_link("host to device", links.host_to_device, verdict.host_to_device, rates.host_to_device);
   if (verdict.efficiency > 0) {
-    text += fmt::format("        efficiency {:.2f}: {} at the least\n", verdict.efficiency,
-                        format_seconds(verdict.bound_seconds));
+    const char* const words =
+        verdict.efficiency > 1 ? "by the links' rates, which were exceeded" : "at the least";
+    text += fmt::format("        efficiency {:.2f}: {} {}\n", verdict.efficiency,
+                        format_seconds(verdict.bound_seconds), words);
   }
   return text + wrap_words(verdict.words);
 }

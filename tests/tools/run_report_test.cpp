@@ -56,6 +56,18 @@ TEST(RunReport, TellsReadsOutOfTheKernelsCacheFromPagesThatAreKept) {
   EXPECT_THAT(describe_pass(1, pass, {}), Not(HasSubstr("kernel")));
 }
 
+TEST(RunReport, CallsNothingTheLeastThatAPassWentBelow) {
+  PassReport pass;
+  pass.stats.seconds = 2;
+  pass.verdict.bound_seconds = 1.5;
+  pass.verdict.efficiency = 0.75;
+  EXPECT_THAT(describe_pass(1, pass, {}), HasSubstr("efficiency 0.75: 1.500 s at the least\n"));
+  pass.verdict.bound_seconds = 2.5;
+  pass.verdict.efficiency = 1.25;
+  EXPECT_THAT(describe_pass(1, pass, {}),
+              HasSubstr("efficiency 1.25: 2.500 s by the links' rates, which were exceeded\n"));
+}
+
 TEST(RunReport, CountsInSingularAndPlural) {
   RunReport report;
   report.verified_tensors = 1;

@@ -28,7 +28,7 @@ struct LinkVerdict {
 };
 
 struct Verdict {
-  double bound_seconds = 0;  ///< the least that the pass could take; 0: unknown, or nothing to do
+  double bound_seconds = 0;  ///< the least that the pass could take by `rates`; 0: unknown, or nothing to do
   double efficiency = 0;     ///< `bound_seconds` of the pass's seconds; 0: unknown
   LinkVerdict disk;
   LinkVerdict host_to_device;
