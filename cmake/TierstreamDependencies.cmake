@@ -42,11 +42,17 @@ message(STATUS "tierstream: CUDA device ${TIERSTREAM_HAS_CUDA} (TIERSTREAM_CUDA=
 set(TIERSTREAM_HAS_TORCH OFF)
 if(NOT TIERSTREAM_TORCH STREQUAL OFF)
   if(TIERSTREAM_TORCH STREQUAL ON)
-    find_package(LibTorch 2.11 REQUIRED)
+    set(how_to_miss_torch FATAL_ERROR)
+    find_package(LibTorch 2.11)
   else()
+    set(how_to_miss_torch STATUS)
     find_package(LibTorch 2.11 QUIET)
   endif()
   set(TIERSTREAM_HAS_TORCH ${LibTorch_FOUND})
+  if(NOT LibTorch_FOUND)
+    message(${how_to_miss_torch} "tierstream: no LibTorch 2.11 was found. To use that of a Python: "
+            "-DCMAKE_PREFIX_PATH=$(python3 -c 'import torch; print(torch.utils.cmake_prefix_path)')")
+  endif()
 endif()
 message(STATUS "tierstream: LibTorch adapter ${TIERSTREAM_HAS_TORCH} (TIERSTREAM_TORCH=${TIERSTREAM_TORCH})")
 
