@@ -31,7 +31,11 @@ def results(directory):
     for name in ("bench_gpu_passes.json", "bench_gpu_llama.json"):
         path = directory / name
         if path.exists():
-            for run in json.loads(path.read_text())["benchmarks"]:
+            try:
+                runs = json.loads(path.read_text())["benchmarks"]
+            except json.JSONDecodeError:
+                sys.exit(f"{path} ends early")
+            for run in runs:
                 if "ratio" in run:  # a bench that failed has none
                     found[run["name"].split("/iterations")[0]] = run
     return found
