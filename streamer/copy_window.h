@@ -1,6 +1,7 @@
 #pragma once
 
 #include <tierstream/tiers/device.h>
+#include <tierstream/tiers/layer_layout.h>
 
 #include <algorithm>
 #include <chrono>
@@ -18,10 +19,8 @@ namespace tierstream {
 /// most urgent meanwhile. 64 MiB take PCIe 5 1.2 ms: enough to keep it busy until the loop comes by again.
 struct CopyWindowShape {
   std::uint32_t batches = 4;
-  std::uint64_t batch_bytes = 16u << 20;  ///< a multiple of kCopyCut
+  std::uint64_t batch_bytes = 16u << 20;  ///< a multiple of kTensorAlignment, where copies are cut
 };
-/// Where copies may be cut: as tensors are aligned, so that every piece begins as well as they do.
-inline constexpr std::uint64_t kCopyCut = 256;
 
 /// The copies out of host memory that are queued and not seen done, in batches with an event each.
 /// Threads: one at a time.

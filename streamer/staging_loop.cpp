@@ -55,7 +55,7 @@ StagingLoop::StagingLoop(const StagingParts& parts)
   for (BlockUse& block : blocks_) block.copied = parts_.device.make_event();
   copying_.reserve(blocks_.size());
   wanted_.reserve(parts_.hand_off.most_wanted());
-  batch_.reserve(completions_.size());
+  requests_.reserve(completions_.size());
 }
 
 std::uint32_t StagingLoop::outside_layer() const {
@@ -95,7 +95,7 @@ void StagingLoop::stop() {
 
 bool StagingLoop::drained() const {
   return handled_ == completed_ && parts_.storage.in_flight() == 0 && copying_.empty() &&
-         copy_window_.empty() && last_copied_ == nullptr &&
+         last_copied_ == nullptr &&
          std::ranges::all_of(targets_, [](const Target& target) { return target.ready->done(); });
 }
 
@@ -321,7 +321,7 @@ void StagingLoop::abandon(Target& target) {
       close_block(target);
     }
     if (std::exchange(target.waits_for_pages, false)) --waiting_for_pages_;
-    if (!host_copies_queued(target)) read_for_[target.layer] = 0;  // they are there for the next use
+    if (!host_copies_queued(target)) read_for_[target.layer] = 0;  // the next use finds the pages there
   }
   target.stage = Target::Stage::kAbandoned;
   slots_pending_ = true;
@@ -400,21 +400,21 @@ const StagingLoop::Target* StagingLoop::missing(std::uint32_t layer) const {
 
 /// Nearest use first, as far as storage takes requests and the ring has blocks. What was begun is ended.
 void StagingLoop::start_reads() {
-  batch_.clear();
+  requests_.clear();
   room_ = parts_.storage.free_requests();
   for (const std::uint32_t layer : wanted_) {
-    if (batch_.size() == room_) break;
+    if (requests_.size() == room_) break;
     start_reads(staying(layer));
     if (target_of_[layer]) start_reads(targets_[*target_of_[layer]]);
   }
   // A target that is not wanted any more may have been stopped in the middle of a block: it must not keep it.
   if (open_blocks_ != 0) {
     for (Target& target : targets_) {
-      while (batch_.size() < room_ && target.open_block) read_into_open_block(target);
+      while (requests_.size() < room_ && target.open_block) read_into_open_block(target);
     }
   }
-  if (batch_.empty()) return;
-  if (parts_.storage.submit(batch_) != batch_.size()) {
+  if (requests_.empty()) return;
+  if (parts_.storage.submit(requests_) != requests_.size()) {
     throw Error(Errc::kInternal, "storage took fewer requests than it said it had room for");
   }
 }
@@ -422,15 +422,15 @@ void StagingLoop::start_reads() {
 void StagingLoop::start_reads(Target& target) {
   if (target.stage != Target::Stage::kFilling) return;
   start_landings(target);
-  while (batch_.size() < room_ && (target.open_block || open_block(target))) read_into_open_block(target);
+  while (requests_.size() < room_ && (target.open_block || open_block(target))) read_into_open_block(target);
 }
 
 void StagingLoop::start_landings(Target& target) {
   const std::vector<FileRead>& reads = target.layout->landings;
-  for (; target.next_landing < reads.size() && batch_.size() < room_; ++target.next_landing) {
+  for (; target.next_landing < reads.size() && requests_.size() < room_; ++target.next_landing) {
     const FileRead& read = reads[target.next_landing];
     const ReadId id{true, index_of(target), static_cast<std::uint32_t>(target.next_landing)};
-    batch_.push_back(
+    requests_.push_back(
         {to_tag(id), FileId{read.file}, read.offset, {place_in(target, read.target_offset), read.bytes}});
     if (target.landings_under_way++ == 0) target.landing_since = parts_.trace.now();
   }
@@ -441,8 +441,8 @@ void StagingLoop::read_into_open_block(Target& target) {
   BlockUse& use = blocks_[*target.open_block];
   const FileRead& read = use.reads[use.next_read];
   const ReadId id{false, *target.open_block, static_cast<std::uint32_t>(use.next_read)};
-  batch_.push_back({to_tag(id), FileId{read.file}, read.offset,
-                    use.block->memory().subspan(read.target_offset, read.bytes)});
+  requests_.push_back({to_tag(id), FileId{read.file}, read.offset,
+                       use.block->memory().subspan(read.target_offset, read.bytes)});
   ++use.reads_under_way;
   if (++use.next_read == use.reads.size()) close_block(target);
 }
@@ -497,11 +497,15 @@ bool StagingLoop::queue_batch(Target& target) {
   std::uint64_t queued = 0;
   while (const std::optional<HostCopy> copy = next_host_copy(target)) {
     const std::uint64_t room = copy_window_.batch_bytes() - queued;
-    const std::uint64_t bytes = copy->bytes <= room ? copy->bytes : room / kCopyCut * kCopyCut;
+    const std::uint64_t bytes =
+        copy->bytes <= room ? copy->bytes : room / kTensorAlignment * kTensorAlignment;
     if (bytes < copy->bytes && bytes == 0) break;
     queue_copy(place_in(target, copy->slot_offset), copy->source, bytes);
-    copy->kept_file ? use_kept(target.layer, kept_tier(target.load, *copy->kept_file), bytes)
-                    : void(target.load.pinned += bytes);
+    if (copy->kept_file) {
+      use_kept(target.layer, kept_tier(target.load, *copy->kept_file), bytes);
+    } else {
+      target.load.pinned += bytes;
+    }
     queued += bytes;
     target.host_copy_queued += bytes;
     if (bytes == copy->bytes) {
@@ -510,13 +514,8 @@ bool StagingLoop::queue_batch(Target& target) {
     }
   }
   if (queued == 0) return false;
-  const bool is_outside = target.layer == outside_layer();
   last_copied_ =
-      &copy_window_.end_batch(parts_.copies, {.kind = TraceEvent::Kind::kCopy,
-                                              .layer = target.layer,
-                                              .slot = is_outside ? TraceEvent::kNone : index_of(target),
-                                              .begin = begin,
-                                              .bytes = queued});
+      &copy_window_.end_batch(parts_.copies, event_of(TraceEvent::Kind::kCopy, target, begin, queued));
   return true;
 }
 
@@ -555,7 +554,9 @@ void StagingLoop::queue_copy(std::byte* destination, const std::byte* source, st
 void StagingLoop::meter_links() {
   LinkMeters& links = parts_.hand_off.links();
   links.disk.set_busy(parts_.storage.in_flight() != 0 || waiting_for_pages_ != 0);
-  if (copying_.empty() && last_copied_ != nullptr && last_copied_->done()) last_copied_ = nullptr;
+  // What waits for the end of copies is to see it, in the next step: till then they count as under way.
+  const bool all_seen = copying_.empty() && copy_window_.empty();
+  if (all_seen && last_copied_ != nullptr && last_copied_->done()) last_copied_ = nullptr;
   links.host_to_device.set_busy(last_copied_ != nullptr);
 }
 
@@ -577,20 +578,26 @@ void StagingLoop::trace_block(TraceEvent::Kind kind, BlockUse& use) {
   use.since = trace(kind, targets_[use.target], use.since, bytes, use.block->index());
 }
 
+/// But for its end.
+TraceEvent StagingLoop::event_of(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
+                                 std::uint64_t bytes, std::uint32_t block) const {
+  const bool is_outside = &target == &targets_.back();
+  return {.kind = kind,
+          .layer = target.layer,
+          .slot = is_outside ? TraceEvent::kNone : index_of(target),
+          .block = block,
+          .begin = begin,
+          .bytes = bytes};
+}
+
 /// Returns the event's end, which is now.
 std::chrono::nanoseconds StagingLoop::trace(TraceEvent::Kind kind, const Target& target,
                                             std::chrono::nanoseconds begin, std::uint64_t bytes,
                                             std::uint32_t block) {
-  const std::chrono::nanoseconds now = parts_.trace.now();
-  const bool is_outside = &target == &targets_.back();
-  parts_.trace.record({.kind = kind,
-                       .layer = target.layer,
-                       .slot = is_outside ? TraceEvent::kNone : index_of(target),
-                       .block = block,
-                       .begin = begin,
-                       .end = now,
-                       .bytes = bytes});
-  return now;
+  TraceEvent event = event_of(kind, target, begin, bytes, block);
+  event.end = parts_.trace.now();
+  parts_.trace.record(event);
+  return event.end;
 }
 
 // --- Waiting ---
@@ -602,7 +609,7 @@ StallCause StagingLoop::cause_of_wait() const {
   if (missing_part == nullptr) return StallCause::kSlot;
   const Target& target = *missing_part;
   if (target.waits_for_pages) return StallCause::kDisk;
-  if (target.stage == Target::Stage::kPublished || !host_copies_queued(target)) return StallCause::kCopy;
+  if (target.stage == Target::Stage::kPublished) return StallCause::kCopy;
   const bool all_submitted = target.next_landing == target.layout->landings.size() &&
                              target.next_fill == target.layout->fills.size();
   const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;

@@ -43,8 +43,9 @@ struct StagingParts {
   TraceRecorder trace = {};
 };
 
-/// Moves layers from storage into slots, nearest use first: takes slots and blocks as they come free, starts
-/// reads, turns finished reads into copies, and publishes a layer once all its copies are queued.
+/// Moves layers from storage and host memory into slots, nearest use first: takes slots and blocks as they
+/// come free, starts reads, turns finished reads into copies, copies what lies in host memory as far as the
+/// copy window has room, and publishes a layer once all its copies are queued.
 ///
 /// No deadlock: a block is taken only for a layer that has its slot, and a block once begun is read to its
 /// end, so that it can always be emptied.
@@ -195,6 +196,8 @@ class StagingLoop {
 
   void trace_landings(Target& target, const Completion& completion);
   void trace_block(TraceEvent::Kind kind, BlockUse& use);
+  TraceEvent event_of(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
+                      std::uint64_t bytes, std::uint32_t block = TraceEvent::kNone) const;
   std::chrono::nanoseconds trace(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
                                  std::uint64_t bytes, std::uint32_t block = TraceEvent::kNone);
 
@@ -222,8 +225,8 @@ class StagingLoop {
   std::size_t waiting_for_pages_ = 0;                    // targets that do
   std::vector<std::uint32_t> wanted_;                    // most urgent first
   std::vector<std::uint8_t> is_wanted_;                  // by layer
-  std::vector<ReadRequest> batch_;
-  std::size_t room_ = 0;  // for requests in batch_
+  std::vector<ReadRequest> requests_;
+  std::size_t room_ = 0;  // for requests in requests_
   std::vector<Completion> completions_;
   std::size_t completed_ = 0;  // of completions_, brought by the last wait
   std::size_t handled_ = 0;    // of these

@@ -21,8 +21,8 @@ namespace {
 void refuse_more_than_there_is(const Budget& used, Device& device) {
   const auto refuse_beyond = [](const MemoryRoom& room, std::uint64_t bytes, std::string_view what) {
     if (bytes <= room.bytes) return;
-    throw Error(Errc::kOutOfMemory, fmt::format("{}: {} needed, {} left by {}", what, format_bytes(bytes),
-                                                format_bytes(room.bytes), room.limited_by));
+    throw Error(Errc::kOutOfMemory, fmt::format("{}: {} needed, {} left by {}", what, format_exactly(bytes),
+                                                format_exactly(room.bytes), room.limited_by));
   };
   const MemoryRoom host = host_memory_room();
   if (device.traits().is_host) {

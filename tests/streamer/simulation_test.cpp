@@ -61,6 +61,11 @@ TEST(Simulation, NoticesCopiesBeyondTheCopyWindow) {
             std::string::npos);
 }
 
+TEST(Simulation, NoticesALoopThatSleepsOn) {
+  EXPECT_NE(what_is_noticed({.device = {}, .storage_loses_wakes = true}).find("waits for ever"),
+            std::string::npos);
+}
+
 TEST(Simulation, ReplaysASeedExactly) {
   const Outcome first = simulate(7);
   const Outcome second = simulate(7);

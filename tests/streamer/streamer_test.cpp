@@ -263,8 +263,7 @@ TEST_P(StreamerTest, RefusesRequestSizesThatDoNotDivideBlocks) {
 
 TEST_P(StreamerTest, PoisonsASlotAtTheEndOfItsLastLease) {
   const SmallModel model(6, 64 * 700);
-  Streamer streamer(model.table,
-                    {.device = device(), .budget = model.budget(3), .poison = true, .warn = {}});
+  Streamer streamer(model.table, {.device = device(), .budget = model.budget(3), .poison = true, .warn = {}});
   ASSERT_EQ(streamer.plan().slots, 3u);
   std::vector<std::span<const std::byte>> kept;
   for (Lease layer : streamer.pass({.last = true})) {  // after which no slot is filled again
@@ -278,8 +277,7 @@ TEST_P(StreamerTest, PoisonsASlotAtTheEndOfItsLastLease) {
 
 TEST_P(StreamerTest, LoadsALayerAnewWhoseSlotWasPoisoned) {
   const SmallModel model(6, 64 * 700);
-  Streamer streamer(model.table,
-                    {.device = device(), .budget = model.budget(3), .poison = true, .warn = {}});
+  Streamer streamer(model.table, {.device = device(), .budget = model.budget(3), .poison = true, .warn = {}});
   for (int round = 0; round < 3; ++round) {
     const Lease layer = streamer.acquire(2);
     { const Lease again = streamer.acquire(2); }
@@ -331,7 +329,7 @@ TEST(StreamerRoom, MoreThanTheDeviceHasIsRefusedBeforeItIsAllocated) {
   const SmallModel model(3);
   const auto device = std::make_shared<CapturedDevice>();
   device->room_bytes = 100'000;
-  expect_throws(Errc::kOutOfMemory, HasSubstr(" left by the test"),
+  expect_throws(Errc::kOutOfMemory, HasSubstr("97.7 KiB (100000 bytes) left by the test"),
                 [&] { Streamer(model.table, {.device = device, .budget = model.budget(2)}); });
 }
 

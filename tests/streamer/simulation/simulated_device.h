@@ -50,18 +50,7 @@ class SimulatedDevice final : public Device {
   }
 
   /// Carries out one operation of a stream chosen at random, if it does not wait.
-  void advance() {
-    std::deque<Operation>& queue = streams_[random_() % streams_.size()];
-    if (queue.empty()) return;
-    Operation& next = queue.front();
-    if (next.wait_for && !*next.wait_for && !lies_.waits_ignored) return;
-    const Operation operation = std::move(next);
-    queue.pop_front();
-    if (operation.run) operation.run();
-    if (operation.point) *operation.point = true;
-    if (&queue == &streams_.back() && operation.point && on_progress_) on_progress_();
-    if (idle()) free_for_good();
-  }
+  void advance() { advance(streams_[random_() % streams_.size()]); }
   bool idle() const {
     for (const auto& queue : streams_) {
       if (!queue.empty()) return false;
@@ -155,13 +144,29 @@ class SimulatedDevice final : public Device {
            .copied = {source, bytes}});
     }
     void record(Event& event) override {
-      static_cast<SimulatedEvent&>(event).record_in(device_.streams_.back(), device_.lies_.copies_done_early);
+      std::deque<Operation>& copies = device_.streams_.back();
+      static_cast<SimulatedEvent&>(event).record_in(copies, device_.lies_.copies_done_early);
+      // Copies may end while the loop is in the middle of a step.
+      while (device_.random_() % 3 == 0) device_.advance(copies);
     }
     bool notifies() const override { return device_.notifies_; }
 
    private:
     SimulatedDevice& device_;
   };
+
+  /// Carries out the stream's next operation, unless it waits.
+  void advance(std::deque<Operation>& queue) {
+    if (queue.empty()) return;
+    Operation& next = queue.front();
+    if (next.wait_for && !*next.wait_for && !lies_.waits_ignored) return;
+    const Operation operation = std::move(next);
+    queue.pop_front();
+    if (operation.run) operation.run();
+    if (operation.point) *operation.point = true;
+    if (&queue == &streams_.back() && operation.point && on_progress_) on_progress_();
+    if (idle()) free_for_good();
+  }
 
   std::deque<Operation>& queue_of(Stream stream) {
     return streams_[reinterpret_cast<std::uintptr_t>(stream.handle) - 1];

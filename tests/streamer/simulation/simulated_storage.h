@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <functional>
 #include <map>
@@ -24,6 +25,7 @@ struct StorageFaults {
   double busy = 0;
   double io_error = 0;
   bool completes_early = false;  ///< a lie: the completion comes before the bytes
+  bool loses_wakes = false;      ///< a lie, too
 };
 
 /// Files in memory whose reads end late, in any order, short or with errors. A read's destination is
@@ -51,6 +53,8 @@ class SimulatedStorage final : public StorageBackend {
   /// Every read that is under way.
   const std::vector<RawRead>& under_way() const { return under_way_; }
   void heal() { faults_.io_error = 0; }
+  /// Who waits in it waits for a wake: the loop may not be stepped before one.
+  bool sleeps() const { return sleeps_ && in_flight() == 0; }
   /// Told of every read's destination when it is submitted.
   void watch(std::function<void(std::span<const std::byte>)> on_read) { on_read_ = std::move(on_read); }
 
@@ -68,7 +72,7 @@ class SimulatedStorage final : public StorageBackend {
     under_way_.insert(under_way_.end(), reads.begin(), reads.end());
   }
 
-  std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds) override {
+  std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) override {
     std::erase_if(still_to_write_, [&](const auto& write) {
       if (happens(0.8)) return false;
       std::memcpy(write.first.data(), write.second.data(), write.second.size());
@@ -82,6 +86,7 @@ class SimulatedStorage final : public StorageBackend {
       completions[count++] = {under_way_.back().id, carry_out(under_way_.back())};
       under_way_.pop_back();
     }
+    sleeps_ = count == 0 && wait > kLongWait && !std::exchange(woken_, false);
     return count;
   }
 
@@ -113,13 +118,20 @@ class SimulatedStorage final : public StorageBackend {
 
   bool happens(double probability) { return static_cast<double>(random_() >> 11) * 0x1p-53 < probability; }
 
-  void do_wake() noexcept override {}
+  void do_wake() noexcept override {
+    if (!faults_.loses_wakes) woken_ = !std::exchange(sleeps_, false);
+  }
   StoragePath do_path() const override { return {.backend = "simulated"}; }
 
   std::mt19937_64& random_;
   std::shared_ptr<const MemoryFiles> files_;
   std::uint32_t alignment_;
+  /// Longer than any interval at which something is looked for again.
+  static constexpr std::chrono::seconds kLongWait{1};
+
   StorageFaults faults_;
+  bool sleeps_ = false;
+  bool woken_ = false;  // before it sleeps
   std::function<void(std::span<const std::byte>)> on_read_;
   std::map<std::pair<std::uint32_t, std::uint64_t>, int> shorts_at_;  // by file and offset, in a row
   std::vector<std::span<const std::byte>> contents_;

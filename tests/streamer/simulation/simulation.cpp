@@ -45,7 +45,10 @@ class World {
           step_loop();
           break;
         case 2:
-          if (pages_) pages_->advance();
+          if (pages_) {
+            pages_->advance();
+            storage_->wake();
+          }
           break;
         case 1:
           device_->advance();
@@ -146,7 +149,8 @@ class World {
     options_ = options;
     stable_slots_ = chance(20);
     poison_ = chance(30);
-    copy_window_ = {.batches = 1 + static_cast<std::uint32_t>(below(4)), .batch_bytes = kCopyCut << below(8)};
+    copy_window_ = {.batches = 1 + static_cast<std::uint32_t>(below(4)),
+                    .batch_bytes = kTensorAlignment << below(8)};
     gpu_.emplace("gpu", budget.gpu);
     pinned_.emplace("pinned", budget.pinned);
     page_cache_.emplace("page_cache", budget.page_cache);
@@ -155,10 +159,11 @@ class World {
     device_->watch([this](std::span<const std::byte> written) { check_write(written); });
     const bool faulty = chance(50);
     StorageFaults faults{.late = 0.1 + 0.8 * static_cast<double>(below(100)) / 100,
-                         .completes_early = lies_.storage_completes_early};
+                         .completes_early = lies_.storage_completes_early,
+                         .loses_wakes = lies_.storage_loses_wakes};
     if (faulty) {
       const double io_error = std::array{0.0, 0.0, 0.02, 0.2}[below(4)];
-      faults = {faults.late, 0.2, 0.1, 0.1, io_error, faults.completes_early};
+      faults = {faults.late, 0.2, 0.1, 0.1, io_error, faults.completes_early, faults.loses_wakes};
     }
     pages_fail_ = faulty && chance(30);
     page_failures_.resize(layers());
@@ -195,6 +200,7 @@ class World {
     if (staging_) next->hand_off().carry_on(staging_->hand_off());
     staging_ = std::move(next);
     rule_ = {staging_->plan().slots, stable_slots_, poison_};
+    storage_->wake();  // the loop begins anew
     check_budgets();
   }
 
@@ -210,6 +216,7 @@ class World {
   void change_budget() {
     if (loop_failed_ || device_->broken()) return;
     staging_->loop().stop();
+    storage_->wake();
     for (int round = 0; !staging_->loop().drained(); ++round) {
       if (round > kPatience) throw Failure("draining before a change of the budget does not end");
       device_->advance();
@@ -341,7 +348,7 @@ class World {
   }
 
   void step_loop() {
-    if (loop_failed_) return;
+    if (loop_failed_ || storage_->sleeps()) return;
     failures_heard_ = storage_->failures().size();  // the step begins with what the one before collected
     try {
       staging_->loop().step();
@@ -589,6 +596,7 @@ class World {
   void finish() {
     if (staging_->hand_off().leases() != 0) throw Failure("leases are out though all were released");
     staging_->loop().stop();
+    storage_->wake();
     for (int round = 0; !loop_failed_ && !(staging_->loop().drained() && device_->idle()); ++round) {
       if (round > kPatience) throw Failure("draining does not end");
       device_->advance();

@@ -12,6 +12,7 @@ namespace tierstream::simulation {
 struct Lies {
   DeviceLies device;
   bool storage_completes_early = false;
+  bool storage_loses_wakes = false;
   bool copies_all_at_once = false;  ///< the loop is told of a window that is wider than what is checked
 };
 
@@ -34,8 +35,9 @@ class Failure : public std::runtime_error {
 
 /// Makes a model, budgets, storage, a device and callers out of `seed`, and drives the staging loop through
 /// one interleaving of all of them, single-threaded: storage completes in any order, late, short or with
-/// errors; copies and compute finish late; callers lease in and out of order, hold several leases, skip,
-/// repeat, abandon passes and give up waiting; budgets change; the device may fail.
+/// errors; copies and compute finish late; the loop sleeps until it is woken; callers lease in and out of
+/// order, hold several leases, skip, repeat, abandon passes and give up waiting; budgets change; the device
+/// may fail.
 ///
 /// Checks that every tensor has the right bytes at the beginning and end of each use on its stream, that
 /// a slot that is poisoned when its last lease ends is so to its last byte when it is written to again, that
