@@ -328,8 +328,8 @@ class IoUringBackend final : public StorageBackend {
     std::array<unsigned, 2> bounded_and_unbounded{threads, threads};
     const int result = ::io_uring_register_iowq_max_workers(ring_.get(), bounded_and_unbounded.data());
     if (result < 0) {
-      note_fallback({fmt::format("{} workers at most", threads),
-                     "io_uring_register_iowq_max_workers: " + to_error(result).message()});
+      note_late_fallback({fmt::format("{} workers at most", threads),
+                          "io_uring_register_iowq_max_workers: " + to_error(result).message()});
     }
   }
 

@@ -152,6 +152,11 @@ StoragePath StorageBackend::path() const {
 
 void StorageBackend::note_fallback(Fallback fallback) { fallbacks_.push_back(std::move(fallback)); }
 
+void StorageBackend::note_late_fallback(Fallback fallback) {
+  const std::lock_guard lock(path_mutex_);
+  note_fallback(std::move(fallback));
+}
+
 bool StorageBackend::in_child_process() const noexcept { return fork_guard_->in_child_process(); }
 
 std::optional<std::string> StorageBackend::do_register_memory(std::span<std::byte>) {

@@ -218,10 +218,10 @@ void add_run(CLI::App& program) {
       ->capture_default_str()
       ->check(CLI::IsMember({"auto", "io_uring", "posix"}));
   command
-      ->add_option("--read-threads", arguments->read_threads,
-                   "At most this many threads read: posix's own\n(default: 8), io_uring's workers that copy "
-                   "out\nof the page cache")
-      ->check(CLI::Range(1u, std::numeric_limits<unsigned>::max()));
+      ->add_option(
+          "--read-threads", arguments->read_threads,
+          "At most so many threads read: posix's own\n(default: 8), io_uring's workers for buffered\nreads")
+      ->check(number_range(1u, 1024u));
   command
       ->add_option("--require", arguments->require,
                    "direct, io_uring or registered: fail where it\nis not to be had; may be repeated")

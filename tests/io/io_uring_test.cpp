@@ -189,14 +189,14 @@ TEST_F(IoUring, RefusesASecondThread) {
   expect_read(*backend, file, memory.span());
 }
 
-/// The kernel shows a thread's workers beside it, by name; they stay for seconds after their last work.
-std::size_t io_uring_workers_of(pid_t thread) {
-  const std::string name = "iou-wrk-" + std::to_string(thread);
+/// The kernel shows workers beside the process's threads. They stay for seconds after their last work, and
+/// end with the thread that they work for.
+std::size_t io_uring_workers() {
   std::size_t count = 0;
   for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
     std::string task_name;
     std::getline(std::ifstream(task.path() / "comm"), task_name);
-    count += task_name == name;
+    count += task_name.starts_with("iou-wrk-");
   }
   return count;
 }
@@ -206,6 +206,7 @@ TEST_F(IoUring, ReadsTheCacheByNoMoreWorkersThanItIsTold) {
   constexpr std::size_t kBytes = kReads << 20;  // each read takes its worker longer than to ask for another
   const std::string path = directory_.write("large", pattern_bytes(1, kBytes));
   const auto workers_at = [&](std::optional<unsigned> threads) {
+    const std::size_t before = io_uring_workers();
     std::size_t workers = 0;
     std::thread([&] {
       const auto backend = make_io_uring_backend({.cache = CacheUse::kBuffered, .threads = threads});
@@ -222,7 +223,7 @@ TEST_F(IoUring, ReadsTheCacheByNoMoreWorkersThanItIsTold) {
         while (backend->in_flight() != 0) backend->collect(completions, std::chrono::seconds(1));
       }
       EXPECT_TRUE(backend->path().fallbacks.empty());
-      workers = io_uring_workers_of(::gettid());
+      workers = io_uring_workers() - before;
     }).join();
     return workers;
   };

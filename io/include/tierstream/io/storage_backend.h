@@ -161,7 +161,10 @@ class StorageBackend {
     std::int64_t result;  ///< bytes read (may be fewer than asked; 0: end of file) or a negative errno
   };
 
+  /// From the constructor, and where files are opened and memory registered.
   void note_fallback(Fallback fallback);
+  /// From `do_submit` and `do_collect`: another thread may ask for the path meanwhile.
+  void note_late_fallback(Fallback fallback);
 
   /// After fork() the child holds a copy without the threads and the ring that do the work. Its destructor
   /// must neither wait for them nor touch them.

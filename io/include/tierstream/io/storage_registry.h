@@ -24,9 +24,9 @@ struct StorageOptions {
   /// Requests. At 1 MiB each, 16 MiB keep a drive of 14 GB/s busy that answers within 1 ms; an array wants
   /// more. Too many make the nearest layer late: a drive serves side by side what it has been given.
   std::size_t max_in_flight = 16;
-  /// At least 1. Of the posix backend: its threads, 8 unless it is told. Of io_uring: the kernel's workers
-  /// that copy what lies in the page cache (direct reads need none), as many as the kernel lends unless it is
-  /// told.
+  /// At least 1. The posix backend's own, 8 if not set; the kernel's workers that carry out io_uring's
+  /// buffered reads, from the page cache and from the disk, as many as the kernel lends if not set. io_uring's
+  /// direct reads need none.
   std::optional<unsigned> threads = {};
   /// A fallback from what is required here throws Error kRequirementNotMet instead of being recorded.
   bool require_io_uring = false;
