@@ -130,7 +130,8 @@ class LlamaBench {
   }
 
  private:
-  /// The fastest, found when it is first asked for. Copies have the threads that tierstream has for them.
+  /// The fastest, found when it is first asked for. With `--copy-threads`, the one of the warm readings that
+  /// has as many.
   const RawReading& raw_reading(bool cold) {
     std::optional<RawReading>& reading = cold ? direct_ : cached_;
     if (reading) return *reading;
@@ -147,6 +148,8 @@ class LlamaBench {
   void set_cache(bool cold) const { cold ? make_cold(checkpoint_.file()) : make_warm(checkpoint_.file()); }
 
   void measure(benchmark::State& state, const LlamaWork& work, const Case& how) {
+    const bool reads = how.resident_share < 1 && !how.in_place;
+    if (reads) raw_reading(how.cold);  // which may have to be found, with nothing else going on
     set_cache(how.cold);
     StreamedLlama weights(files_, {.budget = budget_of(how, files_)});
     work.time(weights);  // brings what stays

@@ -108,8 +108,13 @@ std::string format_bytes(std::uint64_t bytes) {
 
 std::string format_least_bytes(std::uint64_t bytes) {
   constexpr std::uint64_t kMiB = 1u << 20;
-  if (bytes < kMiB) return fmt::format("{} bytes", bytes);
+  if (bytes < kMiB) return counted(bytes, "byte");
   return fmt::format("{}MiB ({} bytes)", bytes / kMiB + (bytes % kMiB == 0 ? 0 : 1), bytes);
+}
+
+std::string format_exactly(std::uint64_t bytes) {
+  if (bytes < 1024) return counted(bytes, "byte");
+  return fmt::format("{} ({} bytes)", format_bytes(bytes), bytes);
 }
 
 Budget Budget::parse(std::string_view text) {
@@ -184,10 +189,9 @@ std::optional<Reservation> TierBudget::try_reserve(std::uint64_t bytes) {
 Reservation TierBudget::reserve(std::uint64_t bytes, std::string_view purpose) {
   if (auto reservation = try_reserve(bytes)) return std::move(*reservation);
   const std::uint64_t limit = limit_bytes();
-  throw Error(
-      Errc::kBudgetTooSmall,
-      fmt::format("{} needs {} of the {} budget; {} of {} are left", purpose, format_least_bytes(bytes),
-                  name_, format_bytes(limit - std::min(limit, used_bytes())), format_bytes(limit)));
+  throw Error(Errc::kBudgetTooSmall,
+              fmt::format("{} needs {} of the {} budget; {} of {} are left", purpose, format_exactly(bytes),
+                          name_, format_exactly(limit - std::min(limit, used_bytes())), format_bytes(limit)));
 }
 
 void TierBudget::give_back(std::uint64_t bytes) noexcept {

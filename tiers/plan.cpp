@@ -50,8 +50,7 @@ void refuse_shortage(const Plan& plan, const Budget& budget, const std::string& 
                        std::uint64_t has) {
     if (has >= needed) return;
     shortage += fmt::format("{}{} needs at least {} for {}, has {}", shortage.empty() ? "" : "; ", tier,
-                            format_least_bytes(needed), what,
-                            has == 0 ? "none" : fmt::format("{} ({} bytes)", format_bytes(has), has));
+                            format_least_bytes(needed), what, has == 0 ? "none" : format_exactly(has));
   };
   const std::uint64_t held = plan.minimum.gpu - plan.outside.slot_bytes - plan.largest_slot_bytes;
   add("gpu", plan.minimum.gpu,

@@ -40,7 +40,10 @@ std::string missing_command(const CLI::App& program) {
 std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
   std::string command = "tierstream";
   for (const CLI::App* subcommand : program.get_subcommands()) command += " " + subcommand->get_name();
-  const std::string what = program.get_subcommands().empty() ? missing_command(program) : error.what();
+  const bool lacks_command = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr ||
+                             dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr;
+  const std::string what =
+      program.get_subcommands().empty() && lacks_command ? missing_command(program) : error.what();
   return Error(Errc::kInvalidArgument, what + "; see " + command + " --help").what();
 }
 

@@ -67,8 +67,8 @@ std::string describe_tiers(const PlanReport& report) {
   text += row("gpu", &Budget::gpu, slots.empty() ? staying : slots);
   if (!slots.empty() && plan.resident_bytes + plan.outside.slot_bytes != 0)
     text += fmt::format("{:45}{}\n", "", staying);
-  text += row("pinned", &Budget::pinned,
-              joined({ring, bytes_and(plan.used.pinned - plan.ring.bytes(), "kept")}));
+  text +=
+      row("pinned", &Budget::pinned, joined({ring, bytes_and(plan.used.pinned - plan.ring.bytes(), "kept")}));
   text += row("page_cache", &Budget::page_cache,
               joined({plan.used.page_cache == 0 ? "" : "kept pages", bytes_and(mapped, "used in place")}));
   return text;

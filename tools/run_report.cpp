@@ -94,7 +94,7 @@ std::string describe_verdict(const PassReport& pass, const LinkRates& rates) {
   text += describe_link("host to device", links.host_to_device, verdict.host_to_device, rates.host_to_device);
   if (verdict.efficiency > 0) {
     const char* const words =
-        verdict.efficiency > 1 ? "by the links' rates, which were exceeded" : "at the least";
+        verdict.efficiency >= 1.005 ? "by the links' rates, which were exceeded" : "at the least";
     text += fmt::format("        efficiency {:.2f}: {} {}\n", verdict.efficiency,
                         format_seconds(verdict.bound_seconds), words);
   }

@@ -32,7 +32,8 @@ class Config {
     config_ = json::parse(file, nullptr, /*allow_exceptions=*/false);
     if (!config_.is_object()) refuse("is not a JSON object");
     if (const json type = config_.value("peft_type", json()); type != "LORA") {
-      refuse(fmt::format("is of {}, not of a LoRA (peft_type)", type.is_null() ? "nothing" : type.dump()));
+      refuse(type.is_null() ? "has no peft_type"
+                            : fmt::format("has peft_type {}; only \"LORA\" can be applied", type.dump()));
     }
     constexpr std::array kUnsupported = {
         std::pair{"use_dora", "DoRA"},

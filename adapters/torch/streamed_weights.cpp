@@ -38,7 +38,7 @@ Budget less(Budget budget, std::uint64_t kept_bytes) {
     throw Error(Errc::kBudgetTooSmall,
                 fmt::format("budget too small: gpu needs {} for what the model itself keeps there, and more "
                             "to stream; it has {}",
-                            format_least_bytes(kept_bytes), format_bytes(budget.gpu)));
+                            format_least_bytes(kept_bytes), format_exactly(budget.gpu)));
   }
   budget.gpu -= kept_bytes;
   return budget;
@@ -53,8 +53,9 @@ auto use_rest_of(const Budget& budget, std::uint64_t kept_bytes, const Use& use)
     return use(rest);
   } catch (const Error& error) {
     if (error.errc() != Errc::kBudgetTooSmall || kept_bytes == 0) throw;
-    throw Error(error.errc(), fmt::format("{}; what the model itself keeps takes {} of gpu besides",
-                                          error.what(), format_least_bytes(kept_bytes)));
+    throw Error(error.errc(),
+                fmt::format("{}; that is beside the {} of gpu that the model and its LoRAs keep",
+                            error.what(), format_exactly(kept_bytes)));
   }
 }
 
@@ -122,12 +123,13 @@ ModelBinding::LoraId StreamedWeights::add_lora(const Lora& lora, double strength
   } catch (const Error& error) {
     const std::uint64_t kept = kept_bytes();
     remove_lora(id);
-    if (error.errc() != Errc::kBudgetTooSmall) throw;
+    const std::uint64_t needed = streamer_.plan().minimum.gpu + kept;
+    if (error.errc() != Errc::kBudgetTooSmall || needed <= budget_.gpu) throw;  // it is not the LoRA
     throw Error(
         error.errc(),
         fmt::format("budget too small: with this LoRA, gpu needs at least {}, has {}; its matrices, and "
                     "memory for what it changes, take {} of it",
-                    format_least_bytes(streamer_.plan().minimum.gpu + kept), format_bytes(budget_.gpu),
+                    format_least_bytes(needed), format_exactly(budget_.gpu),
                     format_bytes(kept - kept_before)));
   } catch (...) {
     remove_lora(id);

@@ -71,8 +71,8 @@ BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOpt
     throw Error(
         Errc::kBudgetTooSmall,
         fmt::format("budget too small: gpu needs at least {}, has {}; pinned needs at least {}, has {}",
-                    format_least_bytes(least.gpu), format_bytes(total.gpu), format_least_bytes(least.pinned),
-                    format_bytes(total.pinned)));
+                    format_least_bytes(least.gpu), format_exactly(total.gpu),
+                    format_least_bytes(least.pinned), format_exactly(total.pinned)));
   }
   std::uint64_t spare = total.gpu - least.gpu;
   const auto give = [&spare](Budget& to, std::uint64_t slots, std::uint64_t slot_bytes) {

@@ -270,7 +270,8 @@ TEST_F(LoraFile, ThatAsksForMoreIsRefused) {
     return thrown().what;
   };
   EXPECT_THAT(refusal("{"), HasSubstr("adapter_config.json: is not a JSON object"));
-  EXPECT_THAT(refusal(R"({"peft_type": "IA3"})"), HasSubstr("is of \"IA3\", not of a LoRA (peft_type)"));
+  EXPECT_THAT(refusal(R"({"peft_type": "IA3"})"),
+              HasSubstr("has peft_type \"IA3\"; only \"LORA\" can be applied"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "use_dora": true})"),
               HasSubstr("asks for DoRA (use_dora); only LoRA itself can be applied"));
   EXPECT_THAT(refusal(R"({"peft_type": "LORA", "r": 4, "lora_alpha": 1, "modules_to_save": ["head"]})"),

@@ -133,8 +133,8 @@ class CudaDevice final : public Device {
     if (status == cudaErrorMemoryAllocation) {
       const auto [free, total] = free_and_total_bytes();
       throw Error(Errc::kOutOfMemory,
-                  fmt::format("{}: {} needed, {} of {} are free", traits_.name, format_bytes(bytes),
-                              format_bytes(free), format_bytes(total)));
+                  fmt::format("{}: {} needed, {} of {} are free", traits_.name, format_exactly(bytes),
+                              format_exactly(free), format_bytes(total)));
     }
     check(status, "cudaMalloc");
     return {*this, static_cast<std::byte*>(data), bytes};

@@ -39,6 +39,9 @@ std::string format_bytes(std::uint64_t bytes);
 /// budget as it stands: whole MiB, rounded up. Below one: "512 bytes".
 std::string format_least_bytes(std::uint64_t bytes);
 
+/// For what is compared with that: "20.0 MiB (20971520 bytes)".
+std::string format_exactly(std::uint64_t bytes);
+
 class TierBudget;
 
 /// Bytes of a tier's budget, held; the destructor gives them back.
