@@ -113,8 +113,7 @@ std::string format_least_bytes(std::uint64_t bytes) {
 }
 
 std::string format_exactly(std::uint64_t bytes) {
-  if (bytes < 1024) return counted(bytes, "byte");
-  return fmt::format("{} ({} bytes)", format_bytes(bytes), bytes);
+  return bytes < 1024 ? format_bytes(bytes) : fmt::format("{} ({} bytes)", format_bytes(bytes), bytes);
 }
 
 Budget Budget::parse(std::string_view text) {

@@ -36,8 +36,8 @@ std::uint64_t bytes_kept_by(const ModelWeights& model, const LayerTable& table,
 Budget less(Budget budget, std::uint64_t kept_bytes) {
   if (budget.gpu < kept_bytes) {
     throw Error(Errc::kBudgetTooSmall,
-                fmt::format("budget too small: gpu needs {} for what the model itself keeps there, and more "
-                            "to stream; it has {}",
+                fmt::format("budget too small: gpu needs {} for what the model and its LoRAs keep there, "
+                            "and more to stream; it has {}",
                             format_least_bytes(kept_bytes), format_exactly(budget.gpu)));
   }
   budget.gpu -= kept_bytes;

@@ -559,7 +559,7 @@ TEST_F(Binding, TakesWhatTheModelKeepsOffTheBudget) {
                                 .binding = {.poison = true}};
   TinyModel other(kLayers);
   for (const std::uint64_t few : {1'000, 45'000}) {
-    expect_throws(Errc::kBudgetTooSmall, HasSubstr("what the model itself keeps"), [&] {
+    expect_throws(Errc::kBudgetTooSmall, HasSubstr("the model and its LoRAs keep"), [&] {
       stream(*other, kPath,
              {.streaming = {.budget = {.gpu = few, .pinned = 16u << 20}}, .binding = {.poison = true}});
     });

@@ -167,7 +167,7 @@ TEST(TierBudget, SaysWhatIsNeededAndLeft) {
     FAIL() << "more than the limit was given";
   } catch (const Error& error) {
     EXPECT_EQ(error.errc(), Errc::kBudgetTooSmall);
-    EXPECT_STREQ(error.what(), "the head needs 41 bytes of the gpu budget; 40 B of 100 B are left");
+    EXPECT_STREQ(error.what(), "the head needs 41 B of the gpu budget; 40 B of 100 B are left");
   }
 }
 

@@ -86,8 +86,8 @@ TEST(PinnedRing, DoesNotExceedTheBudget) {
     EXPECT_EQ(error.errc(), Errc::kBudgetTooSmall);
     EXPECT_STREQ(
         error.what(),
-        "a ring of 2 blocks of 1.00 MiB needs 2MiB (2097152 bytes) of the pinned budget; 1.00 MiB of "
-        "1.00 MiB are left");
+        "a ring of 2 blocks of 1.00 MiB needs 2.00 MiB (2097152 bytes) of the pinned budget; 1.00 MiB "
+        "(1048576 bytes) of 1.00 MiB are left");
   }
   EXPECT_EQ(scene.budget.peak_bytes(), 0u);
   EXPECT_EQ(scene.device.registered_bytes(), 0u);

@@ -189,8 +189,8 @@ TEST(SlotArena, AllocatesNothingBeyondTheBudget) {
   } catch (const Error& error) {
     EXPECT_EQ(error.errc(), Errc::kBudgetTooSmall);
     EXPECT_STREQ(error.what(),
-                 "memory for 2 slots of 1.00 MiB needs 2MiB (2097152 bytes) of the gpu budget; 1.00 "
-                 "MiB of 1.00 MiB are left");
+                 "memory for 2 slots of 1.00 MiB needs 2.00 MiB (2097152 bytes) of the gpu budget; 1.00 MiB "
+                 "(1048576 bytes) of 1.00 MiB are left");
   }
   EXPECT_EQ(scene.device.allocated_bytes(), 0u);
   EXPECT_EQ(scene.budget.peak_bytes(), 0u);
