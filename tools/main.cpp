@@ -11,6 +11,7 @@
 
 #include "tools/commands.h"
 #include "tools/cut_file_handler.h"
+#include "tools/standard_output.h"
 
 namespace tierstream {
 namespace {
@@ -61,7 +62,7 @@ int run_program(int argc, char** argv) {
   add_probe(program);
   try {
     program.parse(argc, argv);
-    if (std::fflush(stdout) != 0) return fail(kFailed, "cannot write to standard output");
+    finish_standard_output();
     return 0;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help, --version

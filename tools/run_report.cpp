@@ -92,7 +92,8 @@ std::string describe_verdict(const PassReport& pass, const LinkRates& rates) {
                         static_cast<double>(links.cached_bytes) / pass.stats.seconds / 1e9);
   }
   text += describe_link("host to device", links.host_to_device, verdict.host_to_device, rates.host_to_device);
-  if (verdict.efficiency > 0) {
+  const bool is_judged = rates.disk > 0 || rates.host_to_device > 0;  // and not by what it computed alone
+  if (is_judged && verdict.efficiency > 0) {
     const char* const words =
         verdict.efficiency >= 1.005 ? "by the links' rates, which were exceeded" : "at the least";
     text += fmt::format("        efficiency {:.2f}: {} {}\n", verdict.efficiency,

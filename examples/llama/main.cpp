@@ -13,6 +13,7 @@
 #include <cmath>
 #include <cstdio>
 #include <fstream>
+#include <limits>
 #include <optional>
 
 #include "hugging_face/waiting_threads.h"
@@ -23,6 +24,7 @@
 #include "tools/device_choice.h"
 #include "tools/json_text.h"
 #include "tools/number_range.h"
+#include "tools/standard_output.h"
 
 namespace tierstream::llama {
 namespace {
@@ -174,6 +176,7 @@ void run(const Arguments& arguments) {
     results.generation = generate(weights, files, options);
     results.least = weights.least_budget();
     complete(report, streamer);
+    report.peak_bytes.gpu += weights.kept_bytes();
   }
   output.finish();
   results.text = output.text();
@@ -194,9 +197,11 @@ void add_options(CLI::App& program, Arguments& arguments) {
           "Hugging Face directory of config.json and\n.safetensors, and a SentencePiece tokenizer.model\n"
           "for text")
       ->required();
-  CLI::Option* const ids = program.add_option("--ids", arguments.ids, "The prompt as token ids, e.g. 1,2,3")
-                               ->delimiter(',')
-                               ->allow_extra_args(false);
+  CLI::Option* const ids =
+      program.add_option("--ids", arguments.ids, "The prompt as token ids, e.g. 1,2,3")
+          ->delimiter(',')
+          ->allow_extra_args(false)
+          ->check(number_range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
   program.add_option("--prompt", arguments.prompt, "The prompt as text")->excludes(ids);
   program.add_option("--max-tokens", arguments.max_tokens, "To generate at most; fewer where the text ends")
       ->capture_default_str()
@@ -237,6 +242,7 @@ int run_program(int argc, char** argv) {
   try {
     program.parse(argc, argv);
     run(arguments);
+    finish_standard_output();
     return 0;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help

@@ -83,9 +83,11 @@ StreamedLlama::StreamedLlama(Llama loaded, StreamerOptions options)
 
 Budget StreamedLlama::least_budget() const {
   Budget least = streamer().plan().minimum;
-  least.gpu += streamed_.weights()->kept_bytes();
+  least.gpu += kept_bytes();
   return least;
 }
+
+std::uint64_t StreamedLlama::kept_bytes() const { return streamed_.weights()->kept_bytes(); }
 
 at::Tensor StreamedLlama::forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) {
   const c10::InferenceMode inference;

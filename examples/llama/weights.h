@@ -69,6 +69,8 @@ class StreamedLlama : public LlamaRun {
   const Streamer& streamer() const noexcept { return streamed_.streamer(); }
   /// That would do, with the LoRAs that there are.
   Budget least_budget() const;
+  /// Of the gpu budget, beside what the streamer has: LoRAs, and memory for what they change.
+  std::uint64_t kept_bytes() const;
 
  private:
   Llama model_;

@@ -17,6 +17,7 @@
 #include "tools/device_choice.h"
 #include "tools/number_range.h"
 #include "tools/progress_bar.h"
+#include "tools/standard_output.h"
 #include "wordpiece.h"
 
 namespace tierstream::minilm {
@@ -161,7 +162,9 @@ int run_program(int argc, char** argv) {
   program.add_flag("--json", options.json, "Print one JSON object");
   try {
     program.parse(argc, argv);
-    return run(options) ? 0 : 1;
+    const bool are_equal = run(options);
+    finish_standard_output();
+    return are_equal ? 0 : 1;
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return program.exit(error);  // --help
     return fail(Error(Errc::kInvalidArgument, std::string(error.what()) + "; see minilm --help").what());

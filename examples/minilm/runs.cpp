@@ -67,13 +67,15 @@ BudgetShares share(const Budget& total, const ModelTables& tables, const PlanOpt
   const Plan words = make_plan(tables.words, kAmple, {}, planning);
   BudgetShares shares{layers.minimum, words.minimum};
   const Budget least = shares.total();
-  if (total.gpu < least.gpu || total.pinned < least.pinned) {
-    throw Error(
-        Errc::kBudgetTooSmall,
-        fmt::format("budget too small: gpu needs at least {}, has {}; pinned needs at least {}, has {}",
-                    format_least_bytes(least.gpu), format_exactly(total.gpu),
-                    format_least_bytes(least.pinned), format_exactly(total.pinned)));
-  }
+  std::string shortage;
+  const auto compare = [&shortage](const char* tier, std::uint64_t needed, std::uint64_t has) {
+    if (has >= needed) return;
+    shortage += fmt::format("{}{} needs at least {}, has {}", shortage.empty() ? "" : "; ", tier,
+                            format_least_bytes(needed), format_exactly(has));
+  };
+  compare("gpu", least.gpu, total.gpu);
+  compare("pinned", least.pinned, total.pinned);
+  if (!shortage.empty()) throw Error(Errc::kBudgetTooSmall, "budget too small: " + shortage);
   std::uint64_t spare = total.gpu - least.gpu;
   const auto give = [&spare](Budget& to, std::uint64_t slots, std::uint64_t slot_bytes) {
     const std::uint64_t bytes = std::min(slots, spare / slot_bytes) * slot_bytes;

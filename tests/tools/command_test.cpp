@@ -437,8 +437,10 @@ TEST_F(CommandTest, RunTakesByItselfWhatTheMachineHas) {
 }
 
 TEST_F(CommandTest, AFullOutputIsAnError) {
-  const std::string line = std::string(TIERSTREAM_COMMAND) + " inspect " + path() + " >/dev/full 2>/dev/null";
-  EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 2);
+  for (const std::string& command : {" inspect " + path(), " run " + path() + " --budget " + kBudget}) {
+    const std::string line = TIERSTREAM_COMMAND + command + " >/dev/full 2>/dev/null";
+    EXPECT_EQ(WEXITSTATUS(std::system(line.c_str())), 2) << command;
+  }
 }
 
 TEST_F(CommandTest, WrongUseIsRefusedInOneLine) {

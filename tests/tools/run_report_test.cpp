@@ -61,10 +61,11 @@ TEST(RunReport, CallsNothingTheLeastThatAPassWentBelow) {
   pass.stats.seconds = 2;
   pass.verdict.bound_seconds = 1.5;
   pass.verdict.efficiency = 0.75;
-  EXPECT_THAT(describe_pass(1, pass, {}), HasSubstr("efficiency 0.75: 1.500 s at the least\n"));
+  EXPECT_THAT(describe_pass(1, pass, {.disk = 1e9}), HasSubstr("efficiency 0.75: 1.500 s at the least\n"));
+  EXPECT_THAT(describe_pass(1, pass, {}), Not(HasSubstr("efficiency"))) << "by no link's rate";
   pass.verdict.bound_seconds = 2.5;
   pass.verdict.efficiency = 1.25;
-  EXPECT_THAT(describe_pass(1, pass, {}),
+  EXPECT_THAT(describe_pass(1, pass, {.disk = 1e9}),
               HasSubstr("efficiency 1.25: 2.500 s by the links' rates, which were exceeded\n"));
 }
 
