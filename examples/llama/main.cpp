@@ -197,11 +197,12 @@ void add_options(CLI::App& program, Arguments& arguments) {
           "Hugging Face directory of config.json and\n.safetensors, and a SentencePiece tokenizer.model\n"
           "for text")
       ->required();
-  CLI::Option* const ids =
-      program.add_option("--ids", arguments.ids, "The prompt as token ids, e.g. 1,2,3")
-          ->delimiter(',')
-          ->allow_extra_args(false)
-          ->check(number_range(std::int64_t{0}, std::numeric_limits<std::int64_t>::max()));
+  CLI::Option* const ids = program.add_option("--ids", arguments.ids, "The prompt as token ids, e.g. 1,2,3")
+                               ->delimiter(',')
+                               ->allow_extra_args(false)
+                               ->check(number_range(std::numeric_limits<std::int64_t>::min(),
+                                                    std::numeric_limits<std::int64_t>::max())
+                                           .description(""));
   program.add_option("--prompt", arguments.prompt, "The prompt as text")->excludes(ids);
   program.add_option("--max-tokens", arguments.max_tokens, "To generate at most; fewer where the text ends")
       ->capture_default_str()

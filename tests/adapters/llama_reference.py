@@ -255,6 +255,7 @@ def check_refusals(program, directory):
     make_checkpoint(directory, "llama", "Llama", {}, torch.float32, "1GB")
     expect_refusal(program, directory, f"-1 is outside the vocabulary of {VOCABULARY}", "--ids=1,-1")
     expect_refusal(program, directory, f"{VOCABULARY} is outside the vocabulary", f"--ids={VOCABULARY}")
+    expect_refusal(program, directory, '--ids: "" is not a number', "--ids", "")
 
     config_path = directory / "config.json"
     config = json.loads(config_path.read_text())
