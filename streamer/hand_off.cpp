@@ -71,7 +71,7 @@ std::optional<HandOff::Grant> HandOff::grant(std::uint32_t layer, bool& wake) {
   if (is_retired_) throw Retired{};
   if (failed_for_good_) std::rethrow_exception(failed_for_good_);
   if (failures_[layer]) {
-    is_changed_ = true;  // wanted again: the next acquire tries anew
+    wake |= changed();  // others who wait for it want it anew
     std::rethrow_exception(std::exchange(failures_[layer], nullptr));
   }
   const std::uint32_t index = place_of_[layer];
@@ -123,14 +123,17 @@ void HandOff::account(Place& place) {
 }
 
 std::optional<HandOff::Grant> HandOff::try_acquire(std::uint32_t layer) {
-  bool wake = false;
-  std::optional<Grant> granted;
-  {
-    const std::scoped_lock lock(mutex_);
-    granted = grant(layer, wake);
-    if (!granted && layer != layers_ && schedule_.anchor(layer)) wake = changed();
-  }
-  if (wake) wake_loop_();
+  // Also where it throws: an error that it takes from those who wait changes what is wanted.
+  struct WakeAtTheEnd {
+    const std::function<void()>& wake_loop;
+    bool wake = false;
+    ~WakeAtTheEnd() {
+      if (wake) wake_loop();
+    }
+  } end{wake_loop_};
+  const std::scoped_lock lock(mutex_);  // ends first
+  std::optional<Grant> granted = grant(layer, end.wake);
+  if (!granted && layer != layers_ && schedule_.anchor(layer)) end.wake |= changed();
   return granted;
 }
 
