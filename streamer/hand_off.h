@@ -125,6 +125,8 @@ class HandOff {
   Round begin_round(std::vector<std::uint32_t>& wanted, StallCause cause);
   /// The same charge alone, before a publication ends the wait.
   void charge_wait(StallCause cause);
+  /// The next round finds out anew what is wanted.
+  void look_again() noexcept { is_changed_ = true; }
   /// More than `begin_round` fills in, unless very many callers wait.
   std::size_t most_wanted() const;
   /// False: callers have changed something since `begin_round`. True: the next change will wake the loop.

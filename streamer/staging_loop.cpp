@@ -184,12 +184,18 @@ std::uint64_t& StagingLoop::kept_tier(TierBytes& bytes, std::uint32_t file) cons
 // --- Who gets which slot ---
 
 void StagingLoop::give_slots() {
-  std::ranges::fill(is_wanted_, std::uint8_t{0});
-  for (const std::uint32_t layer : wanted_) is_wanted_[layer] = 1;
   for (Target& target : targets_) {
     const bool may_be_poisoned =
         parts_.rule.poisons && is_slot(target) && target.stage == Target::Stage::kPublished;
-    if (may_be_poisoned && parts_.hand_off.is_poisoned(index_of(target))) give_up(target);
+    if (!may_be_poisoned || !parts_.hand_off.is_poisoned(index_of(target))) continue;
+    // It may have been wanted for the use that has just ended, and for no other: the next round tells.
+    std::erase(wanted_, target.layer);
+    parts_.hand_off.look_again();
+    give_up(target);
+  }
+  std::ranges::fill(is_wanted_, std::uint8_t{0});
+  for (const std::uint32_t layer : wanted_) is_wanted_[layer] = 1;
+  for (Target& target : targets_) {
     if (is_slot(target) || target.stage == Target::Stage::kAbandoned) settle(target);
   }
   make_room();
