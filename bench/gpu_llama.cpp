@@ -18,15 +18,12 @@
 #include "bench/comparison.h"
 #include "bench/gpu_link.h"
 #include "bench/llama_work.h"
-#include "hugging_face/plain_weights.h"
 #include "tools/page_cache.h"
 
 namespace tierstream {
 namespace {
 
-using llama::Llama;
 using llama::LlamaFiles;
-using llama::LlamaImpl;
 using llama::ResidentLlama;
 using llama::StreamedLlama;
 
@@ -81,9 +78,7 @@ class GpuLlamaBench {
   }
 
   void measure_ram(benchmark::State& state, const LlamaWork& work) {
-    Llama model(files_.config, files_.dtype);
-    load_plainly(*model, files_.checkpoint, at::kCPU);
-    StreamedLlama weights(std::move(model), options({.pinned = checkpoint_.bytes() * 2}));
+    StreamedLlama weights(llama::load_llama(files_, at::kCPU), options({.pinned = checkpoint_.bytes() * 2}));
     measure(state, work, weights);
   }
 

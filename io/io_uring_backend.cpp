@@ -30,6 +30,8 @@ constexpr unsigned kMaxRegisteredFiles = 1024;
 constexpr unsigned kMaxRegisteredBuffers = 1024;
 constexpr std::size_t kMaxBufferBytes = 1u << 30;     ///< the kernel's limit for one registered buffer
 constexpr std::uint64_t kWakeId = ~std::uint64_t{1};  ///< no read's: those count from 0
+/// How long a wait for several reads may hold up a wake, or a read whose pages have gone meanwhile.
+constexpr std::chrono::milliseconds kBatchWait{1};
 
 std::error_code to_error(int negative_errno) { return {-negative_errno, std::generic_category()}; }
 
@@ -155,7 +157,7 @@ class IoUringBackend final : public StorageBackend {
     // Memory that the kernel may still write to is the caller's again only after this.
     std::array<RawCompletion, 16> dropped;
     while (kernel_reads_ > 0 && owner_ == std::this_thread::get_id()) {
-      wait_for_news(std::chrono::seconds(1));
+      wait_for_news(std::chrono::seconds(1), 1);
       take_arrived(dropped);
     }
     do_unregister_memory();
@@ -194,14 +196,18 @@ class IoUringBackend final : public StorageBackend {
       // of 1 MiB side by side got 4 of 4 MiB, a tenth slower (docs/benchmarks.md). What the kernel does not
       // take now (EAGAIN, EBUSY) stays in the queue and goes along with the next read or collect.
       ::io_uring_submit(ring_.get());
+      cached_in_a_row_ = read.cached ? cached_in_a_row_ + 1 : 0;
     }
     kernel_reads_ += reads.size();
   }
 
   std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) override {
     become_owner();
+    if (wait > kBatchWait && is_full_of_cached_reads()) {
+      wait_for_news(kBatchWait, static_cast<unsigned>(kernel_reads_) / 4);
+    }
     if (::io_uring_cq_ready(ring_.get()) == 0) {
-      const int result = wait_for_news(wait);
+      const int result = wait_for_news(wait, 1);
       if (result < 0 && result != -ETIME && result != -EINTR) {
         throw Error(Errc::kInternal, "io_uring_enter failed", {.backend = "io_uring"}, to_error(result));
       }
@@ -367,18 +373,24 @@ class IoUringBackend final : public StorageBackend {
     return static_cast<int>(found - buffers_.begin());
   }
 
-  /// Submits what is still queued and lets completions arrive, waiting up to `wait` for the first one.
-  /// Returns 0 or a negative errno, -ETIME when nothing came.
-  int wait_for_news(std::chrono::nanoseconds wait) {
+  /// Such reads end every 20 to 200 us, and nothing can be started before. Waking for each one took so much
+  /// of the processors that compute and copy that a pass was a twentieth longer (docs/benchmarks.md).
+  bool is_full_of_cached_reads() const {
+    return kernel_reads_ == options_.max_in_flight && cached_in_a_row_ >= kernel_reads_;
+  }
+
+  /// Submits what is still queued and lets completions arrive, waiting up to `wait` for `wanted` of them.
+  /// Returns 0 or a negative errno, -ETIME when fewer came.
+  int wait_for_news(std::chrono::nanoseconds wait, unsigned wanted) {
     if (::io_uring_sq_ready(ring_.get()) > 0) ::io_uring_submit(ring_.get());
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(wait);
     __kernel_timespec limit{.tv_sec = seconds.count(), .tv_nsec = (wait - seconds).count()};
     io_uring_getevents_arg argument{};
     argument.ts = reinterpret_cast<std::uintptr_t>(&limit);
-    const unsigned wanted = wait.count() > 0 ? 1 : 0;
-    const int result = ::io_uring_enter2(static_cast<unsigned>(ring_.get()->ring_fd), 0, wanted,
-                                         IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
-                                         reinterpret_cast<sigset_t*>(&argument), sizeof argument);
+    const int result =
+        ::io_uring_enter2(static_cast<unsigned>(ring_.get()->ring_fd), 0, wait.count() > 0 ? wanted : 0,
+                          IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
+                          reinterpret_cast<sigset_t*>(&argument), sizeof argument);
     return std::min(result, 0);
   }
 
@@ -413,7 +425,8 @@ class IoUringBackend final : public StorageBackend {
   bool buffer_table_ = false;
   bool buffers_refused_ = false;
   std::optional<std::thread::id> owner_;
-  std::size_t kernel_reads_ = 0;  ///< handed to the ring and not come back
+  std::size_t kernel_reads_ = 0;     ///< handed to the ring and not come back
+  std::size_t cached_in_a_row_ = 0;  ///< of those submitted last
 };
 
 }  // namespace

@@ -132,8 +132,8 @@ class StorageBackend {
   std::size_t submit(std::span<const ReadRequest> requests);
 
   /// Moves up to `completions.size()` finished reads to the caller and returns how many. When there is none
-  /// it waits up to `wait` for one, or until `wake`; it may return 0 early. `nanoseconds::max()` is no limit.
-  /// Never allocates.
+  /// it waits up to `wait` for one, or until `wake`; it may return 0 early, and wait up to a millisecond more
+  /// for others, where that saves work. `nanoseconds::max()` is no limit. Never allocates.
   std::size_t collect(std::span<Completion> completions, std::chrono::nanoseconds wait);
 
   /// Ends the present wait in `collect` or, where there is none, that of the next call. Any thread, any time;
