@@ -48,7 +48,13 @@ std::shared_ptr<Device> make_cuda(int ordinal) {
 std::shared_ptr<Device> make_device(const std::string& name, bool reads_land) {
   if (name == "cpu" || (name.empty() && !has_cuda())) return make_cpu_device({.reads_land = reads_land});
   if (name.empty()) return make_cuda(0);
-  if (const std::optional<int> ordinal = cuda_ordinal(name)) return make_cuda(*ordinal);
+  if (const std::optional<int> ordinal = cuda_ordinal(name)) {
+    try {
+      return make_cuda(*ordinal);
+    } catch (const Error& error) {
+      throw Error(error.errc(), std::string(error.what()) + "; --device cpu needs none");
+    }
+  }
   throw Error(Errc::kInvalidArgument,
               fmt::format("unknown device \"{}\": cpu, cuda and cuda:N are known", name));
 }

@@ -9,6 +9,7 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
+#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
@@ -40,6 +41,7 @@ struct Arguments {
   std::vector<std::string> loras;
   std::string budget = "auto";
   bool resident = false;
+  bool from_ram = false;
   std::string device;
   std::string logits;
   bool json = false;
@@ -85,6 +87,16 @@ std::vector<std::int64_t> prompt_of(const Arguments& arguments, const Tokenizer*
   return tokenizer->encode(*arguments.prompt);
 }
 
+[[noreturn]] void fail_to_write(const std::string& path) {
+  const std::error_code cause(errno, std::generic_category());
+  throw Error(Errc::kWriteFailed, "cannot write the logits", {.file = path}, cause);
+}
+
+/// Before long work: what is there already stays till there is something to write.
+void check_writable(const std::string& path) {
+  if (!std::ofstream(path, std::ios::binary | std::ios::app)) fail_to_write(path);
+}
+
 void write_logits(const at::Tensor& logits, const std::string& path) {
   const std::array entries{SafetensorsEntry{
       .name = "logits", .dtype = DType::kF32, .shape = logits.sizes().vec(), .offset = 0, .bytes = 0}};
@@ -94,7 +106,7 @@ void write_logits(const at::Tensor& logits, const std::string& path) {
   file.write(static_cast<const char*>(logits.const_data_ptr()),
              static_cast<std::streamsize>(logits.nbytes()));
   file.close();
-  if (!file) throw Error(Errc::kWriteFailed, "cannot write the logits", {.file = path});
+  if (!file) fail_to_write(path);
 }
 
 /// People get the text on standard output, each token as soon as it is known, and the report around it on
@@ -134,6 +146,11 @@ class Output {
 
 void tell(const std::string& line) { fmt::print(stderr, "llama: {}\n", line); }
 
+StreamedLlama stream_llama(const LlamaFiles& files, StreamerOptions options, bool from_ram) {
+  if (from_ram) return {load_llama(files, at::kCPU), std::move(options)};
+  return {files, std::move(options)};
+}
+
 void run(const Arguments& arguments) {
   const LlamaFiles files = LlamaFiles::open(arguments.directory);
   const std::unique_ptr<Tokenizer> tokenizer = Tokenizer::load_if_there(arguments.directory);
@@ -141,6 +158,7 @@ void run(const Arguments& arguments) {
       .prompt = prompt_of(arguments, tokenizer.get()), .generation = {}, .text = {}, .streaming = {}};
   check_prompt(results.prompt, files.config);
   const Sampler refuses_wrong_options(sampling_of(arguments));  // before any weight is loaded
+  if (!arguments.logits.empty()) check_writable(arguments.logits);
   std::vector<LoraChoice> loras;
   for (const std::string& choice : arguments.loras) loras.push_back(open_lora(choice));
   const std::shared_ptr<Device> device = make_device(arguments.device);
@@ -161,7 +179,8 @@ void run(const Arguments& arguments) {
     report.layers = LlamaImpl::kLayersPath;
     report.device = device->traits().name;
     report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
-    StreamedLlama weights(files, {.device = device, .budget = report.budget});
+    StreamedLlama weights =
+        stream_llama(files, {.device = device, .budget = report.budget}, arguments.from_ram);
     for (const LoraChoice& choice : loras) weights.add_lora(choice.lora, choice.strength);
     const Streamer& streamer = weights.streamer();
     report.ring_refusal = streamer.registration_refusal();
@@ -225,9 +244,13 @@ void add_options(CLI::App& program, Arguments& arguments) {
                       "Directory of a LoRA as Hugging Face peft saves it,\nand its strength if not 1, e.g. "
                       "my-lora=0.8. More\nthan one add up")
           ->allow_extra_args(false);
+  CLI::Option* const from_ram = program.add_flag(
+      "--from-ram", arguments.from_ram,
+      "Load all weights into RAM first and stream them\nfrom there, registered where they lie");
   program.add_flag("--resident", arguments.resident, "Load all weights and run without tierstream")
       ->excludes(budget)
-      ->excludes(loras);
+      ->excludes(loras)
+      ->excludes(from_ram);
   program.add_option("--device", arguments.device,
                      "cpu, cuda or cuda:N (default: cuda if there is\none, else cpu)");
   program.add_option("--logits", arguments.logits,

@@ -55,14 +55,13 @@ LayerTable LlamaFiles::table() const {
   return table;
 }
 
-ResidentLlama::ResidentLlama(const LlamaFiles& files, at::Device device)
-    : ResidentLlama([&] {
-        Llama model(files.config, files.dtype);
-        load_plainly(*model, files.checkpoint, device);
-        return model;
-      }()) {}
+Llama load_llama(const LlamaFiles& files, at::Device device) {
+  Llama model(files.config, files.dtype);
+  load_plainly(*model, files.checkpoint, device);
+  return model;
+}
 
-ResidentLlama::ResidentLlama(Llama model) : model_(std::move(model)) {
+ResidentLlama::ResidentLlama(Llama loaded) : model_(std::move(loaded)) {
   for (std::size_t i = 0; i < model_->layers()->size(); ++i) {
     layers_.push_back(model_->layers()->ptr<LlamaLayerImpl>(i));
   }

@@ -29,6 +29,9 @@ struct LlamaFiles {
   LayerTable table() const;
 };
 
+/// All weights in ordinary memory of the device. Throws what load_plainly throws.
+Llama load_llama(const LlamaFiles& files, at::Device device);
+
 /// A model that runs from wherever its weights are. Threads: one at a time.
 class LlamaRun {
  public:
@@ -37,13 +40,12 @@ class LlamaRun {
   virtual at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) = 0;
 };
 
-/// All weights in ordinary memory of the device: plain LibTorch, no part of the streaming takes part.
+/// Plain LibTorch: no part of the streaming takes part.
 class ResidentLlama : public LlamaRun {
  public:
-  /// Throws what load_plainly throws.
-  ResidentLlama(const LlamaFiles& files, at::Device device);
   /// Of a model whose weights someone has loaded.
-  explicit ResidentLlama(Llama model);
+  explicit ResidentLlama(Llama loaded);
+  ResidentLlama(const LlamaFiles& files, at::Device device) : ResidentLlama(load_llama(files, device)) {}
   at::Tensor forward(const at::Tensor& ids, KvCache& cache, std::int64_t rows) override;
 
  private:

@@ -136,6 +136,18 @@ TEST_P(HotWeights, TakeLorasOnLandingAndLoseThemAgain) {
   EXPECT_EQ(used_bytes(), before);
 }
 
+TEST_P(HotWeights, TakeALoraOfNoStrengthForNothing) {
+  const at::Tensor plain = expected();
+  const std::uint64_t before = used_bytes();
+  const auto id = streamed_->add_lora(some_lora(), 0);
+  EXPECT_EQ(used_bytes(), before);
+  EXPECT_TRUE(at::equal(run(), plain));
+  streamed_->remove_lora(id);
+  Lora unlike = some_lora();
+  unlike.weights[0].a = torch::rand({kRank, 3});
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(unlike, 0); }).errc, Errc::kWeightMismatch);
+}
+
 TEST_P(HotWeights, ShowAndGiveBackTheWeightsWithoutTheLora) {
   const at::Tensor plain = expected();
   streamed_->add_lora(some_lora());

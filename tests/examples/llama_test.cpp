@@ -233,6 +233,19 @@ TEST_F(LlamaFilesTest, AreStreamedToTheBitsOfTheResidentModelAtEveryBudget) {
   }
 }
 
+TEST_F(LlamaFilesTest, AreStreamedFromRamToTheSameBits) {
+  const LlamaFiles files = LlamaFiles::open(directory_.path());
+  ResidentLlama resident(files, at::kCPU);
+  const Generation expected = generate_from(resident, files);
+  for (const std::uint64_t gpu : {256u << 10, 768u << 10, 1u << 30}) {  // one slot; more; all
+    StreamedLlama streamed(load_llama(files, at::kCPU), {.budget = {.gpu = gpu, .pinned = 1u << 30}});
+    const Generation actual = generate_from(streamed, files);
+    EXPECT_EQ(actual.tokens, expected.tokens);
+    EXPECT_TRUE(at::equal(actual.logits, expected.logits)) << gpu;
+    EXPECT_EQ(streamed.streamer().stats().total.bytes.disk, 0u);
+  }
+}
+
 TEST_F(LlamaFilesTest, EndAtAnEndToken) {
   LlamaFiles files = LlamaFiles::open(directory_.path());
   ResidentLlama resident(files, at::kCPU);

@@ -104,7 +104,7 @@ class ModelBinding {
   /// added before; one Tensor::addmm_ in the module's dtype each. Throws Error kWeightMismatch, naming
   /// weights that are not streamed or of another shape. It takes nothing of the device yet: the byte counts
   /// below have it already, so that room can be made, and before the next lease `load_lora` copies its
-  /// matrices there. An error of that leaves it added.
+  /// matrices there. An error of that leaves it added. A strength of 0 takes and costs nothing.
   LoraId add_lora(const Lora& lora, double strength);
   void load_lora(LoraId id);
   void remove_lora(LoraId id);
