@@ -146,12 +146,19 @@ HandOff::Grant HandOff::acquire(std::uint32_t layer, const std::stop_token& stop
   bool wake = false;
   std::optional<Answer> answer;
   {
+    // Not a condition_variable_any, which knows stop tokens: its second mutex makes the sleep dearer.
+    const std::stop_callback end_sleep(stop, [this] {
+      { const std::scoped_lock lock(mutex_); }  // the waiting thread sleeps, or has yet to ask
+      published_.notify_all();
+    });
     std::unique_lock lock(mutex_);
-    const auto answered = [&] { return (answer = answer_to(layer, wake)).has_value(); };
+    const auto is_over = [&] {
+      return (answer = answer_to(layer, wake)).has_value() || stop.stop_requested();
+    };
     if (deadline) {
-      published_.wait_until(lock, stop, *deadline, answered);
+      published_.wait_until(lock, *deadline, is_over);
     } else {
-      published_.wait(lock, stop, answered);
+      published_.wait(lock, is_over);
     }
     if (!answer) wake |= leave(layer);
   }

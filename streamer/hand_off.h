@@ -205,7 +205,7 @@ class HandOff {
   LinkMeters links_;
 
   mutable std::mutex mutex_;
-  std::condition_variable_any published_;
+  std::condition_variable published_;
   Schedule schedule_;
   std::vector<Place> places_;                 // the slots', then each layer's own, the outside's last
   std::vector<Stay> stays_;                   // by layer

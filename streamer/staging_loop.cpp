@@ -279,8 +279,7 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   }
   target.next_landing = 0;
   target.next_fill = 0;
-  target.next_host_copy = 0;
-  target.host_copy_queued = 0;
+  target.host_copies = HostCopies(*target.layout);
   target.load = {};
   if (!is_slot(target) && layer != outside_layer())
     target.load.gpu = parts_.residents.taken_over_bytes(layer);
@@ -327,7 +326,7 @@ void StagingLoop::abandon(Target& target) {
       close_block(target);
     }
     if (std::exchange(target.waits_for_pages, false)) --waiting_for_pages_;
-    if (!host_copies_queued(target)) read_for_[target.layer] = 0;  // the next use finds the pages there
+    if (!target.host_copies.all_queued()) read_for_[target.layer] = 0;  // the next use finds the pages there
   }
   target.stage = Target::Stage::kAbandoned;
   slots_pending_ = true;
@@ -340,7 +339,7 @@ void StagingLoop::settle(Target& target) {
   const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;
   if (reading) return;
   if (target.stage == Target::Stage::kFilling) {
-    if (target.waits_for_pages || !host_copies_queued(target)) return;
+    if (target.waits_for_pages || !target.host_copies.all_queued()) return;
     if (target.next_landing != target.layout->landings.size()) return;
     if (target.next_fill != target.layout->fills.size()) return;
     is_slot(target) ? finish(target) : finish_staying(target);
@@ -491,7 +490,7 @@ void StagingLoop::start_copies() {
 }
 
 void StagingLoop::start_copies(Target& target) {
-  if (target.stage != Target::Stage::kFilling || host_copies_queued(target)) return;
+  if (target.stage != Target::Stage::kFilling || target.host_copies.all_queued()) return;
   while (copy_window_.has_room() && queue_batch(target)) {
   }
   settle(target);
@@ -500,8 +499,9 @@ void StagingLoop::start_copies(Target& target) {
 /// False: nothing of the target can be copied at this time.
 bool StagingLoop::queue_batch(Target& target) {
   const std::chrono::nanoseconds begin = parts_.trace.now();
+  const PageCache* const pages = target.waits_for_pages ? nullptr : parts_.page_cache;
   std::uint64_t queued = 0;
-  while (const std::optional<HostCopy> copy = next_host_copy(target)) {
+  while (const std::optional<HostCopies::Copy> copy = target.host_copies.next(pages)) {
     const std::uint64_t room = copy_window_.batch_bytes() - queued;
     const std::uint64_t bytes =
         copy->bytes <= room ? copy->bytes : room / kTensorAlignment * kTensorAlignment;
@@ -513,36 +513,12 @@ bool StagingLoop::queue_batch(Target& target) {
       target.load.pinned += bytes;
     }
     queued += bytes;
-    target.host_copy_queued += bytes;
-    if (bytes == copy->bytes) {
-      ++target.next_host_copy;
-      target.host_copy_queued = 0;
-    }
+    target.host_copies.advance(*copy, bytes);
   }
   if (queued == 0) return false;
   last_copied_ =
       &copy_window_.end_batch(parts_.copies, event_of(TraceEvent::Kind::kCopy, target, begin, queued));
   return true;
-}
-
-/// What is left of it. Empty: all are queued, or the next one's pages have not come.
-std::optional<StagingLoop::HostCopy> StagingLoop::next_host_copy(const Target& target) const {
-  const std::vector<MemoryCopy>& from_memory = target.layout->memory_copies;
-  const std::vector<MappedCopy>& mapped = target.layout->mapped_copies;
-  const std::uint64_t queued = target.host_copy_queued;
-  if (target.next_host_copy < from_memory.size()) {
-    const MemoryCopy& copy = from_memory[target.next_host_copy];
-    return HostCopy{copy.source + queued, copy.slot_offset + queued, copy.bytes - queued, std::nullopt};
-  }
-  const std::size_t index = target.next_host_copy - from_memory.size();
-  if (index == mapped.size() || target.waits_for_pages) return std::nullopt;
-  const MappedCopy& copy = mapped[index];
-  const std::byte* const source = parts_.page_cache->address(copy.file, copy.offset);
-  return HostCopy{source + queued, copy.slot_offset + queued, copy.bytes - queued, copy.file};
-}
-
-bool StagingLoop::host_copies_queued(const Target& target) const {
-  return target.next_host_copy == target.layout->memory_copies.size() + target.layout->mapped_copies.size();
 }
 
 /// Counts kept bytes, but those that had to be read for it: the disk has brought them.

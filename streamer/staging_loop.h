@@ -20,6 +20,7 @@
 
 #include "copy_window.h"
 #include "hand_off.h"
+#include "host_copies.h"
 #include "trace_recorder.h"
 
 namespace tierstream {
@@ -89,11 +90,10 @@ class StagingLoop {
     std::byte* memory = nullptr;  ///< null: each resident tensor has its own
     std::uint32_t layer = 0;
     const LayerLayout* layout = nullptr;
-    std::unique_ptr<Event> ready;             ///< all its copies
-    std::size_t next_landing = 0;             ///< the first that has not been submitted
-    std::size_t next_fill = 0;                ///< the first that has no block yet
-    std::size_t next_host_copy = 0;           ///< the first that is not all queued
-    std::uint64_t host_copy_queued = 0;       ///< of that one; bytes
+    std::unique_ptr<Event> ready;  ///< all its copies
+    std::size_t next_landing = 0;  ///< the first that has not been submitted
+    std::size_t next_fill = 0;     ///< the first that has no block yet
+    HostCopies host_copies;
     std::optional<std::uint32_t> open_block;  ///< its fill's reads are not all submitted
     bool waits_for_pages = false;             ///< of the page-cache tier
     std::uint32_t landings_under_way = 0;
@@ -103,13 +103,6 @@ class StagingLoop {
     // For the trace.
     std::chrono::nanoseconds landing_since{0};  ///< while landings are under way
     std::uint64_t landed_bytes = 0;             ///< since then
-  };
-  /// From where the bytes lie in host memory; a layout's memory copies come first, then its mapped ones.
-  struct HostCopy {
-    const std::byte* source;
-    std::uint64_t slot_offset;
-    std::uint64_t bytes;
-    std::optional<std::uint32_t> kept_file;  ///< of a mapped one
   };
   /// One ring block in use.
   struct BlockUse {
@@ -188,8 +181,6 @@ class StagingLoop {
   void start_copies();
   void start_copies(Target& target);
   bool queue_batch(Target& target);
-  std::optional<HostCopy> next_host_copy(const Target& target) const;
-  bool host_copies_queued(const Target& target) const;
   void use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64_t bytes);
   void queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes);
   void meter_links();
