@@ -305,10 +305,11 @@ class World {
     if (std::ranges::any_of(kept_, meets)) {
       throw Failure("a tensor that was resident before is brought again");
     }
-    const auto slot = std::ranges::find_if(poisoned_, meets);
-    if (slot == poisoned_.end()) return;
-    check_poison(*slot);
-    poisoned_.erase(slot);
+    std::erase_if(poisoned_, [&](std::span<const std::byte> slot) {
+      if (!meets(slot)) return false;
+      check_poison(slot);
+      return true;
+    });
   }
 
   void check_poison(std::span<const std::byte> slot) {
