@@ -4,6 +4,8 @@
 #include <tierstream/io/error.h>
 
 #include <algorithm>
+#include <limits>
+#include <ranges>
 #include <utility>
 
 namespace tierstream {
@@ -500,9 +502,10 @@ void StagingLoop::start_copies(Target& target) {
 bool StagingLoop::queue_batch(Target& target) {
   const std::chrono::nanoseconds begin = parts_.trace.now();
   const PageCache* const pages = target.waits_for_pages ? nullptr : parts_.page_cache;
+  const std::uint64_t most = most_batch_bytes();
   std::uint64_t queued = 0;
   while (const std::optional<HostCopies::Copy> copy = target.host_copies.next(pages)) {
-    const std::uint64_t room = copy_window_.batch_bytes() - queued;
+    const std::uint64_t room = most - queued;
     const std::uint64_t bytes =
         copy->bytes <= room ? copy->bytes : room / kTensorAlignment * kTensorAlignment;
     if (bytes < copy->bytes && bytes == 0) break;
@@ -519,6 +522,19 @@ bool StagingLoop::queue_batch(Target& target) {
   last_copied_ =
       &copy_window_.end_batch(parts_.copies, event_of(TraceEvent::Kind::kCopy, target, begin, queued));
   return true;
+}
+
+/// While a device registers memory, each call to it waits for milliseconds. In batches of the window's size
+/// the first layer came three times as late; so till then all of it is one batch, in as few calls as can be.
+std::uint64_t StagingLoop::most_batch_bytes() {
+  if (!pages_settled_) {
+    const auto is_coming = [this](std::uint32_t layer) {
+      return parts_.page_cache->state(layer) == PageCache::State::kComing;
+    };
+    pages_settled_ = parts_.page_cache == nullptr ||
+                     std::ranges::none_of(std::views::iota(0u, outside_layer()), is_coming);
+  }
+  return pages_settled_ ? copy_window_.batch_bytes() : std::numeric_limits<std::uint64_t>::max();
 }
 
 /// Counts kept bytes, but those that had to be read for it: the disk has brought them.

@@ -181,6 +181,7 @@ class StagingLoop {
   void start_copies();
   void start_copies(Target& target);
   bool queue_batch(Target& target);
+  std::uint64_t most_batch_bytes();
   void use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64_t bytes);
   void queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes);
   void meter_links();
@@ -222,6 +223,7 @@ class StagingLoop {
   std::size_t completed_ = 0;  // of completions_, brought by the last wait
   std::size_t handled_ = 0;    // of these
   StallCause cause_ = StallCause::kSlot;
+  bool pages_settled_ = false;  // no kept page is to come, or to be registered
   bool slots_pending_ = false;  // a layer waits for its slot, or a slot for what is under way into it
   bool stopping_ = false;
 };

@@ -69,7 +69,7 @@ TEST_F(CudaDeviceTest, SaysWhatItNeedsAndHas) {
     FAIL() << "a petabyte was given";
   } catch (const Error& error) {
     EXPECT_EQ(error.errc(), Errc::kOutOfMemory);
-    EXPECT_THAT(error.what(), HasSubstr("cuda:0: 1125899906842624 bytes needed, "));
+    EXPECT_THAT(error.what(), HasSubstr("cuda:0: 1.00 PiB (1125899906842624 bytes) needed, "));
   }
   EXPECT_EQ(cudaGetLastError(), cudaSuccess);
 }

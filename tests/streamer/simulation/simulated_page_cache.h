@@ -68,10 +68,18 @@ class SimulatedPageCache final : public PageCache {
     states_[index] = State::kReady;
   }
 
+  /// At any time since the last call.
+  bool some_were_coming() {
+    const bool now = std::ranges::find(states_, State::kComing) != states_.end();
+    return std::exchange(were_coming_, now) || now;
+  }
+
   void begin() override {}
   State state(std::uint32_t layer) const noexcept override { return states_[layer]; }
   void ask_for(std::uint32_t layer) override {
-    if (states_[layer] == State::kFailed) states_[layer] = State::kComing;
+    if (states_[layer] != State::kFailed) return;
+    states_[layer] = State::kComing;
+    were_coming_ = true;
   }
   std::exception_ptr error(std::uint32_t layer) const override {
     return std::make_exception_ptr(
@@ -128,6 +136,7 @@ class SimulatedPageCache final : public PageCache {
   std::vector<std::uint64_t>& failures_;
   std::vector<State> states_;  // by layer, like the next
   std::vector<bool> registered_;
+  bool were_coming_ = true;
   std::shared_ptr<Mapped> mapped_ = std::make_shared<Mapped>();
 };
 

@@ -530,10 +530,15 @@ class World {
   }
 
   /// Or what becomes urgent, and the caller's own copies, would wait behind them.
-  void check_copies_queued() const {
+  void check_copies_queued() {
     if (lies_.device.copies_done_early) return;  // then the loop must think that there is room
-    const std::uint64_t room = copy_window_.batches * copy_window_.batch_bytes;
-    if (device_->queued_copy_bytes(staging_->ring()->memory()) > room) {
+    const std::uint64_t queued = device_->queued_copy_bytes(staging_->ring()->memory());
+    if (pages_ != nullptr && pages_->some_were_coming()) {
+      window_is_open_ = true;
+    } else if (queued == 0) {
+      window_is_open_ = false;
+    }
+    if (!window_is_open_ && queued > copy_window_.batches * copy_window_.batch_bytes) {
       throw Failure("more is copied ahead than the copy window holds");
     }
   }
@@ -631,6 +636,7 @@ class World {
   bool stable_slots_ = false;
   bool poison_ = false;
   CopyWindowShape copy_window_;
+  bool window_is_open_ = false;  // pages were still coming when what is queued now was
   bool pages_fail_ = false;
   std::vector<std::uint64_t> page_failures_;  // by layer
   SlotRule rule_{};
