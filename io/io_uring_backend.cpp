@@ -30,7 +30,11 @@ constexpr unsigned kMaxRegisteredFiles = 1024;
 constexpr unsigned kMaxRegisteredBuffers = 1024;
 constexpr std::size_t kMaxBufferBytes = 1u << 30;     ///< the kernel's limit for one registered buffer
 constexpr std::uint64_t kWakeId = ~std::uint64_t{1};  ///< no read's: those count from 0
-/// How long a wait for several reads may hold up a wake, or a read whose pages have gone meanwhile.
+/// While all that may be under way are reads of cached pages, a wait ends with a quarter of them: each takes
+/// 20 to 200 us and no read can be started before, but to wake for each one took the processors that copy and
+/// compute a twentieth of their time ("beside" in docs/benchmarks.md).
+constexpr unsigned kShareOfBatch = 4;
+/// How long that may hold up a wake, and reads that have ended, where one must go to the disk after all.
 constexpr std::chrono::milliseconds kBatchWait{1};
 
 std::error_code to_error(int negative_errno) { return {-negative_errno, std::generic_category()}; }
@@ -203,8 +207,10 @@ class IoUringBackend final : public StorageBackend {
 
   std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) override {
     become_owner();
-    if (wait > kBatchWait && is_full_of_cached_reads()) {
-      wait_for_news(kBatchWait, static_cast<unsigned>(kernel_reads_) / 4);
+    const unsigned batch = static_cast<unsigned>(kernel_reads_) / kShareOfBatch;
+    if (batch > 1 && wait > kBatchWait && is_full_of_cached_reads() &&
+        ::io_uring_cq_ready(ring_.get()) == 0) {
+      wait_for_news(kBatchWait, batch);
     }
     if (::io_uring_cq_ready(ring_.get()) == 0) {
       const int result = wait_for_news(wait, 1);
@@ -373,14 +379,13 @@ class IoUringBackend final : public StorageBackend {
     return static_cast<int>(found - buffers_.begin());
   }
 
-  /// Such reads end every 20 to 200 us, and nothing can be started before. Waking for each one took so much
-  /// of the processors that compute and copy that a pass was a twentieth longer (docs/benchmarks.md).
+  /// Or nearly so: a slow read from before may linger.
   bool is_full_of_cached_reads() const {
     return kernel_reads_ == options_.max_in_flight && cached_in_a_row_ >= kernel_reads_;
   }
 
   /// Submits what is still queued and lets completions arrive, waiting up to `wait` for `wanted` of them.
-  /// Returns 0 or a negative errno, -ETIME when fewer came.
+  /// Returns 0 or a negative errno, -ETIME when nothing came.
   int wait_for_news(std::chrono::nanoseconds wait, unsigned wanted) {
     if (::io_uring_sq_ready(ring_.get()) > 0) ::io_uring_submit(ring_.get());
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(wait);

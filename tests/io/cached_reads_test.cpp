@@ -14,6 +14,8 @@
 #include <filesystem>
 #include <fstream>
 #include <optional>
+#include <ranges>
+#include <thread>
 
 #include "file_backend.h"
 #include "posix_files.h"
@@ -25,7 +27,7 @@ namespace tierstream {
 namespace {
 
 constexpr std::size_t kRequestBytes = 1u << 20;
-constexpr std::size_t kRequests = 4;  // in flight
+constexpr std::size_t kMostRequests = 16;  // in flight
 constexpr std::uint64_t kFileBytes = 40 * kRequestBytes + 777;
 
 /// What this process has fetched from disks so far, where the kernel counts that.
@@ -52,8 +54,8 @@ class CachedReads : public testing::TestWithParam<FileBackend> {
     if (!backend_->path().cached_reads) GTEST_SKIP() << backend_->path().fallbacks.at(0).reason;
   }
 
-  void open_backend(CacheUse cache = CacheUse::kAuto) {
-    backend_ = GetParam().make({.cache = cache, .max_in_flight = kRequests});
+  void open_backend(CacheUse cache = CacheUse::kAuto, std::size_t max_in_flight = kMostRequests) {
+    backend_ = GetParam().make({.cache = cache, .max_in_flight = max_in_flight});
     backend_->register_memory(memory_.span());
     file_ = backend_->open(path_);
   }
@@ -68,8 +70,9 @@ class CachedReads : public testing::TestWithParam<FileBackend> {
   std::uint64_t read_all() {
     const StorageCounters counted_before = backend_->counters();
     std::uint64_t cached_bytes = 0;
-    std::vector<std::size_t> free{0, 1, 2, 3};
-    std::array<std::uint64_t, kRequests> offsets{};
+    std::vector<std::size_t> free(backend_->limits().max_in_flight);
+    std::ranges::copy(std::views::iota(std::size_t{0}, free.size()), free.begin());
+    std::array<std::uint64_t, kMostRequests> offsets{};
     std::uint64_t next = 0;
     while (next < kFileBytes || backend_->in_flight() > 0) {
       for (; next < kFileBytes && !free.empty(); next += kRequestBytes) {
@@ -114,7 +117,7 @@ class CachedReads : public testing::TestWithParam<FileBackend> {
   TemporaryDirectory directory_;
   std::vector<std::byte> content_ = pattern_bytes(1, kFileBytes);
   std::string path_;
-  AlignedMemory memory_{kRequests * kRequestBytes};
+  AlignedMemory memory_{kMostRequests * kRequestBytes};
   std::unique_ptr<StorageBackend> backend_;
   FileId file_{};
 };
@@ -139,6 +142,39 @@ TEST_P(CachedReads, FetchNothingOfAWarmFileFromTheDisk) {
     // Far from all of it: the program itself may have pages to fetch.
     EXPECT_LT(bytes_from_disks().value() - *before, kFileBytes / 2);
   });
+}
+
+TEST_P(CachedReads, AllComeHoweverManyAreUnderWay) {
+  make_warm(path_);
+  for (const std::size_t max_in_flight : {1, 2, 3, 4, 8, 16}) {
+    open_backend(CacheUse::kAuto, max_in_flight);
+    read_all();
+  }
+}
+
+/// A wait for several of them must neither swallow a wake nor count one as a read.
+TEST_P(CachedReads, AllComeBesideWakes) {
+  make_warm(path_);
+  open_backend();
+  std::jthread waker([this](const std::stop_token& stop) {
+    while (!stop.stop_requested()) backend_->wake();
+  });
+  for (int i = 0; i < 5; ++i) read_all();
+}
+
+TEST_P(CachedReads, LetAWakeThrough) {
+  make_warm(path_);
+  open_backend();
+  std::vector<ReadRequest> requests;
+  for (std::size_t i = 0; i < kMostRequests; ++i) {
+    requests.push_back({i, file_, i * kRequestBytes, memory_.subspan(i * kRequestBytes, kRequestBytes)});
+  }
+  ASSERT_EQ(backend_->submit(requests), kMostRequests);
+  backend_->wake();
+  std::array<Completion, kMostRequests> completions;
+  while (backend_->in_flight() > 0) backend_->collect(completions, std::chrono::nanoseconds::max());
+  backend_->wake();
+  EXPECT_EQ(backend_->collect(completions, std::chrono::nanoseconds::max()), 0u);
 }
 
 TEST_P(CachedReads, TakeTheCachedPartOfAFileFromTheCacheAndAddNothingToIt) {

@@ -132,12 +132,12 @@ class StorageBackend {
   std::size_t submit(std::span<const ReadRequest> requests);
 
   /// Moves up to `completions.size()` finished reads to the caller and returns how many. When there is none
-  /// it waits up to `wait` for one, or until `wake`; it may return 0 early, and wait up to a millisecond more
-  /// for others, where that saves work. `nanoseconds::max()` is no limit. Never allocates.
+  /// it waits up to `wait` for one, or until `wake`; it may return 0 early, or wait up to a millisecond more
+  /// for others that are about to end. `nanoseconds::max()` is no limit. Never allocates.
   std::size_t collect(std::span<Completion> completions, std::chrono::nanoseconds wait);
 
-  /// Ends the present wait in `collect` or, where there is none, that of the next call. Any thread, any time;
-  /// does not block.
+  /// Ends the present wait in `collect` or, where there is none, that of the next call, within a millisecond.
+  /// Any thread, any time; does not block.
   void wake() noexcept { do_wake(); }
 
   /// Requests submitted and not yet collected.
