@@ -318,6 +318,38 @@ void measure_disk(benchmark::State& state, const World& world, double kept, cons
   describe_path(state, streamer, ceiling);
 }
 
+/// The fastest raw readings of a quarter of the file, found when they are first asked for: that takes a
+/// minute.
+class RawReadings {
+ public:
+  explicit RawReadings(const World& world)
+      : file_(world.checkpoint.file()), quarter_(range_of(world.table())) {
+    quarter_.end = quarter_.begin + quarter_.bytes() / 4 / 4096 * 4096;
+  }
+
+  const RawReading& cached() {
+    if (!cached_) {
+      make_warm(file_);
+      cached_ = sweep_cached(file_, quarter_, {.memory_bytes = kRingBytes}).timings.front().reading;
+    }
+    return *cached_;
+  }
+  const RawReading& direct() {
+    if (!direct_) {
+      make_cold(file_);
+      direct_ =
+          sweep_direct(file_, quarter_, {.memory_bytes = kRingBytes, .rounds = 2}).timings.front().reading;
+    }
+    return *direct_;
+  }
+
+ private:
+  const std::string& file_;
+  ByteRange quarter_;
+  std::optional<RawReading> cached_;
+  std::optional<RawReading> direct_;
+};
+
 // --- What people do today ---
 
 /// Tensor by tensor: copied to a pinned buffer by the calling thread, from there to the GPU. Two layers
@@ -379,38 +411,6 @@ void measure_double_buffer(benchmark::State& state, const World& world) {
   state.counters["set_up_s"] = set_up;
   state.SetLabel(fmt::format("{} pinned, without reading them; ceiling {}", format_bytes(bytes), ceiling));
 }
-
-/// The fastest raw readings of a quarter of the file, found when they are first asked for: that takes a
-/// minute.
-class RawReadings {
- public:
-  explicit RawReadings(const World& world)
-      : file_(world.checkpoint.file()), quarter_(range_of(world.table())) {
-    quarter_.end = quarter_.begin + quarter_.bytes() / 4 / 4096 * 4096;
-  }
-
-  const RawReading& cached() {
-    if (!cached_) {
-      make_warm(file_);
-      cached_ = sweep_cached(file_, quarter_, {.memory_bytes = kRingBytes}).timings.front().reading;
-    }
-    return *cached_;
-  }
-  const RawReading& direct() {
-    if (!direct_) {
-      make_cold(file_);
-      direct_ =
-          sweep_direct(file_, quarter_, {.memory_bytes = kRingBytes, .rounds = 2}).timings.front().reading;
-    }
-    return *direct_;
-  }
-
- private:
-  const std::string& file_;
-  ByteRange quarter_;
-  std::optional<RawReading> cached_;
-  std::optional<RawReading> direct_;
-};
 
 void add_benchmarks(BenchProgram& program, const World& world, RawReadings& raw) {
   const auto add = [&](const std::string& name, auto measure) {

@@ -148,7 +148,7 @@ HandOff::Grant HandOff::acquire(std::uint32_t layer, const std::stop_token& stop
   {
     // Not a condition_variable_any, which knows stop tokens: its second mutex makes the sleep dearer.
     const std::stop_callback end_sleep(stop, [this] {
-      { const std::scoped_lock lock(mutex_); }  // the waiting thread sleeps, or has yet to ask
+      { const std::scoped_lock lock(mutex_); }  // so that one which has asked and not slept yet hears it
       published_.notify_all();
     });
     std::unique_lock lock(mutex_);

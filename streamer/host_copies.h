@@ -21,6 +21,7 @@ class HostCopies {
     std::optional<std::uint32_t> kept_file;  ///< of a mapped one
   };
 
+  /// Good for nothing but to be assigned to.
   HostCopies() = default;
   /// None is queued yet. Borrows `layout`.
   explicit HostCopies(const LayerLayout& layout) : layout_(&layout) {}

@@ -149,7 +149,7 @@ void Staging::retire() noexcept {
   for (std::uint32_t layer = 0; layer < plan_.layers.size(); ++layer) {
     if (loop_.is_there(layer)) residents_.set_there(layer);
   }
-  loop_.let_go();  // its events are still asked by whoever was just granted a layer
+  loop_.let_go();   // its events are still asked by whoever was just granted a layer
   copies_.reset();  // its thread tells the storage, which may go next
   ring_.reset();
   ram_ = {};

@@ -338,12 +338,9 @@ void StagingLoop::abandon(Target& target) {
 
 /// Moves the target on if its stage is complete.
 void StagingLoop::settle(Target& target) {
-  const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;
-  if (reading) return;
+  if (target.is_reading()) return;
   if (target.stage == Target::Stage::kFilling) {
-    if (target.waits_for_pages || !target.host_copies.all_queued()) return;
-    if (target.next_landing != target.layout->landings.size()) return;
-    if (target.next_fill != target.layout->fills.size()) return;
+    if (target.waits_for_pages || !target.host_copies.all_queued() || !target.all_reads_begun()) return;
     is_slot(target) ? finish(target) : finish_staying(target);
   } else if (target.stage == Target::Stage::kAbandoned) {
     if (target.blocks_copying != 0 || !target.ready->done()) return;
@@ -608,10 +605,9 @@ StallCause StagingLoop::cause_of_wait() const {
   const Target& target = *missing_part;
   if (target.waits_for_pages) return StallCause::kDisk;
   if (target.stage == Target::Stage::kPublished) return StallCause::kCopy;
-  const bool all_submitted = target.next_landing == target.layout->landings.size() &&
-                             target.next_fill == target.layout->fills.size();
-  const bool reading = target.landings_under_way != 0 || target.blocks_reading != 0;
-  if (all_submitted && !target.open_block) return reading ? StallCause::kDisk : StallCause::kCopy;
+  if (target.all_reads_begun() && !target.open_block) {
+    return target.is_reading() ? StallCause::kDisk : StallCause::kCopy;
+  }
   if (parts_.storage.free_requests() == 0) return StallCause::kDisk;
   // The rest waits for a block: is it the disk or the copies that hold them?
   if (blocks_reading() == 0) return StallCause::kCopy;

@@ -100,6 +100,12 @@ class StagingLoop {
     std::uint32_t blocks_reading = 0;
     std::uint32_t blocks_copying = 0;
     TierBytes load;
+
+    bool is_reading() const { return landings_under_way != 0 || blocks_reading != 0; }
+    bool all_reads_begun() const {
+      return next_landing == layout->landings.size() && next_fill == layout->fills.size();
+    }
+
     // For the trace.
     std::chrono::nanoseconds landing_since{0};  ///< while landings are under way
     std::uint64_t landed_bytes = 0;             ///< since then

@@ -52,7 +52,8 @@ std::shared_ptr<Device> make_device(const std::string& name, bool reads_land) {
     try {
       return make_cuda(*ordinal);
     } catch (const Error& error) {
-      throw Error(error.errc(), std::string(error.what()) + "; --device cpu needs none");
+      if (has_cuda()) throw;
+      throw Error(error.errc(), std::string(error.what()) + "; --device cpu works without one");
     }
   }
   throw Error(Errc::kInvalidArgument,

@@ -96,9 +96,10 @@ ModelBinding::LoraId ModelBinding::add_lora(const Lora& lora, double strength) {
     WeightReport report{.missing = {}, .unexpected = {}, .unlike = std::move(unlike)};
     throw Error(Errc::kWeightMismatch, "the LoRA does not fit the streamed weights: " + describe(report));
   }
-  for (std::size_t i = 0; i < targets.size() && strength != 0; ++i) {
+  for (std::size_t i = 0; i < targets.size(); ++i) {
     const LoraWeight& change = lora.weights[i];
-    targets[i]->loras.push_back({next_lora_, change.a, change.b, strength * change.scaling});
+    const double factor = strength * change.scaling;
+    if (factor != 0) targets[i]->loras.push_back({next_lora_, change.a, change.b, factor});
   }
   set_landing();
   return next_lora_++;

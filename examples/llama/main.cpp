@@ -13,6 +13,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 #include <limits>
 #include <optional>
@@ -92,15 +93,19 @@ std::vector<std::int64_t> prompt_of(const Arguments& arguments, const Tokenizer*
   throw Error(Errc::kWriteFailed, "cannot write the logits", {.file = path}, cause);
 }
 
-/// Before long work: what is there already stays till there is something to write.
+/// Before long work, and without a trace.
 void check_writable(const std::string& path) {
+  const bool was_there = std::filesystem::exists(path);
+  errno = 0;
   if (!std::ofstream(path, std::ios::binary | std::ios::app)) fail_to_write(path);
+  if (!was_there) std::filesystem::remove(path);
 }
 
 void write_logits(const at::Tensor& logits, const std::string& path) {
   const std::array entries{SafetensorsEntry{
       .name = "logits", .dtype = DType::kF32, .shape = logits.sizes().vec(), .offset = 0, .bytes = 0}};
   const std::vector<std::byte> header = format_safetensors_header(entries, {});
+  errno = 0;
   std::ofstream file(path, std::ios::binary);
   file.write(reinterpret_cast<const char*>(header.data()), static_cast<std::streamsize>(header.size()));
   file.write(static_cast<const char*>(logits.const_data_ptr()),
@@ -146,9 +151,15 @@ class Output {
 
 void tell(const std::string& line) { fmt::print(stderr, "llama: {}\n", line); }
 
-StreamedLlama stream_llama(const LlamaFiles& files, StreamerOptions options, bool from_ram) {
-  if (from_ram) return {load_llama(files, at::kCPU), std::move(options)};
-  return {files, std::move(options)};
+/// What was asked for. "auto": what the machine has once `loaded` (null: none) lies in its memory, where it
+/// is registered.
+Budget budget_of(const Arguments& arguments, Device& device, const Llama& loaded) {
+  if (arguments.budget != "auto") return Budget::parse(arguments.budget);
+  Budget budget = Budget::detect(device);
+  if (loaded) {
+    for (const at::Tensor& parameter : loaded->parameters()) budget.pinned += parameter.nbytes();
+  }
+  return budget;
 }
 
 void run(const Arguments& arguments) {
@@ -158,10 +169,10 @@ void run(const Arguments& arguments) {
       .prompt = prompt_of(arguments, tokenizer.get()), .generation = {}, .text = {}, .streaming = {}};
   check_prompt(results.prompt, files.config);
   const Sampler refuses_wrong_options(sampling_of(arguments));  // before any weight is loaded
-  if (!arguments.logits.empty()) check_writable(arguments.logits);
   std::vector<LoraChoice> loras;
   for (const std::string& choice : arguments.loras) loras.push_back(open_lora(choice));
   const std::shared_ptr<Device> device = make_device(arguments.device);
+  if (!arguments.logits.empty()) check_writable(arguments.logits);
   GenerationOptions options{.prompt = results.prompt,
                             .max_tokens = arguments.max_tokens,
                             .sampling = sampling_of(arguments),
@@ -178,9 +189,12 @@ void run(const Arguments& arguments) {
     report.checkpoint = arguments.directory;
     report.layers = LlamaImpl::kLayersPath;
     report.device = device->traits().name;
-    report.budget = arguments.budget == "auto" ? Budget::detect(*device) : Budget::parse(arguments.budget);
+    Llama loaded{nullptr};
+    if (arguments.from_ram) loaded = load_llama(files, at::kCPU);
+    report.budget = budget_of(arguments, *device, loaded);
+    const StreamerOptions streaming{.device = device, .budget = report.budget};
     StreamedLlama weights =
-        stream_llama(files, {.device = device, .budget = report.budget}, arguments.from_ram);
+        loaded ? StreamedLlama(std::move(loaded), streaming) : StreamedLlama(files, streaming);
     for (const LoraChoice& choice : loras) weights.add_lora(choice.lora, choice.strength);
     const Streamer& streamer = weights.streamer();
     report.ring_refusal = streamer.registration_refusal();
@@ -195,6 +209,9 @@ void run(const Arguments& arguments) {
     results.generation = generate(weights, files, options);
     results.least = weights.least_budget();
     complete(report, streamer);
+    if (const RamWeightsStatus ram = streamer.ram_weights_status(); !ram.refusal.empty()) {
+      report.path.fallbacks.push_back({"registered weights", ram.refusal});
+    }
     report.peak_bytes.gpu += weights.kept_bytes();
   }
   output.finish();
@@ -246,7 +263,7 @@ void add_options(CLI::App& program, Arguments& arguments) {
           ->allow_extra_args(false);
   CLI::Option* const from_ram = program.add_flag(
       "--from-ram", arguments.from_ram,
-      "Load all weights into RAM first and stream them\nfrom there, registered where they lie");
+      "Load all weights into RAM first and stream them\nfrom there, registered as far as pinned goes");
   program.add_flag("--resident", arguments.resident, "Load all weights and run without tierstream")
       ->excludes(budget)
       ->excludes(loras)

@@ -155,10 +155,12 @@ def compare_runs(name, program, directory, ids):
         "full": budget("1GiB", "8MiB"),
         "half": budget(half, "8MiB"),
         "least": budget(least["gpu"], least["pinned"]),
+        "from RAM": budget(half, "1GiB") + ["--from-ram"],
     }
     for label, given in runs.items():
         report, actual = run(program, directory, ids, logits, *options, *given)
-        moved = report["bytes_per_token"]["disk"] + report["bytes_per_token"]["page_cache"]
+        moved = report["bytes_per_token"]["disk" if label != "from RAM" else "pinned"]
+        moved += report["bytes_per_token"]["page_cache"]
         expect(torch.equal(actual, expected), f"{name}: the logits of {label} are not those of the resident run")
         expect(report["tokens"] == resident["tokens"], f"{name}: the tokens of {label} are other ones")
         expect((moved > 0) == (label != "full"), f"{name}: {label} brought {moved} bytes for a token")
@@ -256,6 +258,8 @@ def check_refusals(program, directory):
     expect_refusal(program, directory, f"-1 is outside the vocabulary of {VOCABULARY}", "--ids=1,-1")
     expect_refusal(program, directory, f"{VOCABULARY} is outside the vocabulary", f"--ids={VOCABULARY}")
     expect_refusal(program, directory, '--ids: "" is not a number', "--ids", "")
+    expect_refusal(program, directory, "cannot write the logits", "--logits", str(directory / "nowhere" / "logits"))
+    expect_refusal(program, directory, "excludes", "--from-ram", "--resident")
 
     config_path = directory / "config.json"
     config = json.loads(config_path.read_text())

@@ -242,7 +242,7 @@ TEST_F(LlamaFilesTest, AreStreamedFromRamToTheSameBits) {
     const Generation actual = generate_from(streamed, files);
     EXPECT_EQ(actual.tokens, expected.tokens);
     EXPECT_TRUE(at::equal(actual.logits, expected.logits)) << gpu;
-    EXPECT_EQ(streamed.streamer().stats().total.bytes.disk, 0u);
+    EXPECT_EQ(streamed.streamer().stats().last_pass.bytes.pinned > 0, gpu < 1u << 30) << gpu;
   }
 }
 
