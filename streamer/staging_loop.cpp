@@ -68,6 +68,10 @@ std::uint32_t StagingLoop::index_of(const Target& target) const {
   return static_cast<std::uint32_t>(&target - targets_.data());
 }
 
+bool StagingLoop::needs_slot(std::uint32_t layer) const {
+  return layer != outside_layer() && parts_.plan.needs_slot(layer);
+}
+
 void StagingLoop::step() {
   finish_reads();
   finish_copies();
@@ -143,6 +147,30 @@ void StagingLoop::finish_read(const Completion& completion) {
   settle(target);
 }
 
+std::exception_ptr StagingLoop::read_error(const Target& target, const FileRead& read,
+                                           const Completion& completion) const {
+  const bool is_outside = target.layer == outside_layer();
+  const Layer& layer = is_outside ? parts_.table.outside : parts_.table.layers[target.layer];
+  const SourceFile& file = parts_.table.files[read.file];
+  ErrorPlace place{.file = file.path,
+                   .offset = read.offset,
+                   .expected_bytes = std::min(read.bytes, file.info.bytes - read.offset),
+                   .actual_bytes = completion.bytes,
+                   .backend = parts_.storage.path().backend};
+  for (const TensorSpec& tensor : layer.tensors) {
+    const auto* extent = std::get_if<FileExtent>(&tensor.source);
+    if (extent == nullptr || extent->file != read.file) continue;
+    if (extent->offset < read.offset + read.bytes && read.offset < extent->offset + tensor.bytes) {
+      place.tensor = layer.full_name(tensor);
+      break;
+    }
+  }
+  const bool ended = completion.error == make_error_code(Errc::kEndOfFile);
+  return std::make_exception_ptr(Error(ended ? Errc::kEndOfFile : Errc::kReadFailed,
+                                       ended ? "the file ends early" : "read failed", std::move(place),
+                                       ended ? std::error_code{} : completion.error));
+}
+
 /// Gives a block back whose bytes nobody needs.
 void StagingLoop::release_unread(BlockUse& use) {
   if (parts_.trace) trace_block(TraceEvent::Kind::kRead, use);
@@ -176,11 +204,6 @@ void StagingLoop::finish_copies() {
   }
   copying_.erase(copying_.begin(), done);
   copy_window_.finish(parts_.trace);
-}
-
-/// The tier of kept bytes of `file`.
-std::uint64_t& StagingLoop::kept_tier(TierBytes& bytes, std::uint32_t file) const {
-  return parts_.table.files[file].info.is_local_file ? bytes.page_cache : bytes.pinned;
 }
 
 // --- Who gets which slot ---
@@ -272,6 +295,8 @@ void StagingLoop::assign_targets() {
   }
 }
 
+// --- From empty to published ---
+
 void StagingLoop::start(Target& target, std::uint32_t layer) {
   target.stage = Target::Stage::kFilling;
   target.layer = layer;
@@ -293,6 +318,24 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
   } else {
     settle(target);  // nothing to read: it is ready at once
   }
+}
+
+/// Copies from pages that are not registered hold up this thread. Once that is known, storage reads them from
+/// the page cache, by threads of its own, into ring blocks.
+const LayerLayout& StagingLoop::streamed_layout(std::uint32_t layer) {
+  const LayerLayout& mapped = parts_.plan.layers[layer];
+  if (mapped.mapped_copies.empty() || blocks_.empty()) return mapped;
+  if (parts_.page_cache->state(layer) != PageCache::State::kReady ||
+      parts_.page_cache->is_registered(layer)) {
+    return mapped;
+  }
+  std::optional<LayerLayout>& layout = unregistered_[layer];
+  if (!layout) {
+    layout = make_layer_layout(parts_.table.layers[layer], parts_.table.files, parts_.plan.rules,
+                               {parts_.plan.homes[layer]});
+    layout->memory_copies = mapped.memory_copies;  // which are cut where what is registered ends
+  }
+  return *layout;
 }
 
 /// Goes on with a target whose pages have come, or have failed to.
@@ -350,24 +393,6 @@ void StagingLoop::settle(Target& target) {
   }
 }
 
-/// Copies from pages that are not registered hold up this thread. Once that is known, storage reads them from
-/// the page cache, by threads of its own, into ring blocks.
-const LayerLayout& StagingLoop::streamed_layout(std::uint32_t layer) {
-  const LayerLayout& mapped = parts_.plan.layers[layer];
-  if (mapped.mapped_copies.empty() || blocks_.empty()) return mapped;
-  if (parts_.page_cache->state(layer) != PageCache::State::kReady ||
-      parts_.page_cache->is_registered(layer)) {
-    return mapped;
-  }
-  std::optional<LayerLayout>& layout = unregistered_[layer];
-  if (!layout) {
-    layout = make_layer_layout(parts_.table.layers[layer], parts_.table.files, parts_.plan.rules,
-                               {parts_.plan.homes[layer]});
-    layout->memory_copies = mapped.memory_copies;  // which are cut where what is registered ends
-  }
-  return *layout;
-}
-
 void StagingLoop::finish(Target& target) {
   if (!is_there(target.layer)) return;
   parts_.copies.record(*target.ready);
@@ -389,15 +414,6 @@ void StagingLoop::finish_staying(Target& target) {
   parts_.hand_off.charge_wait(cause_);
   if (parts_.trace) trace(TraceEvent::Kind::kPublish, target, parts_.trace.now(), target.load.total());
   parts_.hand_off.publish(layer);
-}
-
-bool StagingLoop::needs_slot(std::uint32_t layer) const {
-  return layer != outside_layer() && parts_.plan.needs_slot(layer);
-}
-
-const StagingLoop::Target* StagingLoop::missing(std::uint32_t layer) const {
-  if (!is_there(layer) || !needs_slot(layer)) return &staying(layer);
-  return target_of_[layer] ? &targets_[*target_of_[layer]] : nullptr;
 }
 
 // --- Reads ---
@@ -477,7 +493,7 @@ bool StagingLoop::open_block(Target& target) {
   return true;
 }
 
-// --- What the links do ---
+// --- Copies out of host memory ---
 
 /// Copies out of host memory, nearest use first, as far as the window has room.
 void StagingLoop::start_copies() {
@@ -541,6 +557,48 @@ void StagingLoop::use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64
   tier += bytes - not_there;
 }
 
+/// The tier of kept bytes of `file`.
+std::uint64_t& StagingLoop::kept_tier(TierBytes& bytes, std::uint32_t file) const {
+  return parts_.table.files[file].info.is_local_file ? bytes.page_cache : bytes.pinned;
+}
+
+// --- What it waits for ---
+
+const StagingLoop::Target* StagingLoop::missing(std::uint32_t layer) const {
+  if (!is_there(layer) || !needs_slot(layer)) return &staying(layer);
+  return target_of_[layer] ? &targets_[*target_of_[layer]] : nullptr;
+}
+
+/// The earliest unfinished stage of the last bytes of the layer that is waited for most urgently.
+StallCause StagingLoop::cause_of_wait() const {
+  if (wanted_.empty()) return StallCause::kSlot;
+  const Target* const missing_part = missing(wanted_.front());
+  if (missing_part == nullptr) return StallCause::kSlot;
+  const Target& target = *missing_part;
+  if (target.waits_for_pages) return StallCause::kDisk;
+  if (target.stage == Target::Stage::kPublished) return StallCause::kCopy;
+  if (target.all_reads_begun() && !target.open_block) {
+    return target.is_reading() ? StallCause::kDisk : StallCause::kCopy;
+  }
+  if (parts_.storage.free_requests() == 0) return StallCause::kDisk;
+  // The rest waits for a block: is it the disk or the copies that hold them?
+  if (blocks_reading() == 0) return StallCause::kCopy;
+  return blocks_reading() == max_blocks_reading_ ? StallCause::kDisk : StallCause::kRing;
+}
+
+std::size_t StagingLoop::blocks_reading() const {
+  return blocks_.size() - parts_.ring.free_blocks() - copying_.size();
+}
+
+std::chrono::nanoseconds StagingLoop::patience() {
+  if (stopping_) return kDrainInterval;
+  const bool copies_unheard = !parts_.copies.notifies() && (last_copied_ != nullptr || slots_pending_);
+  if (copies_unheard || (slots_pending_ && parts_.slots.fences_pending())) return kPollInterval;
+  return parts_.hand_off.may_sleep() ? std::chrono::nanoseconds::max() : std::chrono::nanoseconds{0};
+}
+
+// --- What it tells ---
+
 void StagingLoop::queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes) {
   parts_.copies.copy(destination, source, bytes);
   parts_.hand_off.links().host_to_device.add_bytes(bytes);
@@ -554,8 +612,6 @@ void StagingLoop::meter_links() {
   if (all_seen && last_copied_ != nullptr && last_copied_->done()) last_copied_ = nullptr;
   links.host_to_device.set_busy(last_copied_ != nullptr);
 }
-
-// --- The trace ---
 
 void StagingLoop::trace_landings(Target& target, const Completion& completion) {
   target.landed_bytes += completion.bytes;
@@ -593,60 +649,6 @@ std::chrono::nanoseconds StagingLoop::trace(TraceEvent::Kind kind, const Target&
   event.end = parts_.trace.now();
   parts_.trace.record(event);
   return event.end;
-}
-
-// --- Waiting ---
-
-/// The earliest unfinished stage of the last bytes of the layer that is waited for most urgently.
-StallCause StagingLoop::cause_of_wait() const {
-  if (wanted_.empty()) return StallCause::kSlot;
-  const Target* const missing_part = missing(wanted_.front());
-  if (missing_part == nullptr) return StallCause::kSlot;
-  const Target& target = *missing_part;
-  if (target.waits_for_pages) return StallCause::kDisk;
-  if (target.stage == Target::Stage::kPublished) return StallCause::kCopy;
-  if (target.all_reads_begun() && !target.open_block) {
-    return target.is_reading() ? StallCause::kDisk : StallCause::kCopy;
-  }
-  if (parts_.storage.free_requests() == 0) return StallCause::kDisk;
-  // The rest waits for a block: is it the disk or the copies that hold them?
-  if (blocks_reading() == 0) return StallCause::kCopy;
-  return blocks_reading() == max_blocks_reading_ ? StallCause::kDisk : StallCause::kRing;
-}
-
-std::size_t StagingLoop::blocks_reading() const {
-  return blocks_.size() - parts_.ring.free_blocks() - copying_.size();
-}
-
-std::chrono::nanoseconds StagingLoop::patience() {
-  if (stopping_) return kDrainInterval;
-  const bool copies_unheard = !parts_.copies.notifies() && (last_copied_ != nullptr || slots_pending_);
-  if (copies_unheard || (slots_pending_ && parts_.slots.fences_pending())) return kPollInterval;
-  return parts_.hand_off.may_sleep() ? std::chrono::nanoseconds::max() : std::chrono::nanoseconds{0};
-}
-
-std::exception_ptr StagingLoop::read_error(const Target& target, const FileRead& read,
-                                           const Completion& completion) const {
-  const bool is_outside = target.layer == outside_layer();
-  const Layer& layer = is_outside ? parts_.table.outside : parts_.table.layers[target.layer];
-  const SourceFile& file = parts_.table.files[read.file];
-  ErrorPlace place{.file = file.path,
-                   .offset = read.offset,
-                   .expected_bytes = std::min(read.bytes, file.info.bytes - read.offset),
-                   .actual_bytes = completion.bytes,
-                   .backend = parts_.storage.path().backend};
-  for (const TensorSpec& tensor : layer.tensors) {
-    const auto* extent = std::get_if<FileExtent>(&tensor.source);
-    if (extent == nullptr || extent->file != read.file) continue;
-    if (extent->offset < read.offset + read.bytes && read.offset < extent->offset + tensor.bytes) {
-      place.tensor = layer.full_name(tensor);
-      break;
-    }
-  }
-  const bool ended = completion.error == make_error_code(Errc::kEndOfFile);
-  return std::make_exception_ptr(Error(ended ? Errc::kEndOfFile : Errc::kReadFailed,
-                                       ended ? "the file ends early" : "read failed", std::move(place),
-                                       ended ? std::error_code{} : completion.error));
 }
 
 }  // namespace tierstream

@@ -139,8 +139,25 @@ class StagingLoop {
             .read = static_cast<std::uint32_t>(tag)};
   }
 
+  std::uint32_t index_of(const Target& target) const;
+  std::uint32_t outside_layer() const;
+  bool needs_slot(std::uint32_t layer) const;
+  bool is_slot(const Target& target) const { return index_of(target) < parts_.rule.slots; }
+  /// Of what stays of `layer`.
+  Target& staying(std::uint32_t layer) { return targets_[parts_.rule.slots + layer]; }
+  const Target& staying(std::uint32_t layer) const { return targets_[parts_.rule.slots + layer]; }
+  std::uint64_t mapped_bytes(std::uint32_t layer) const {
+    return again_[layer].page_cache + again_[layer].pinned;
+  }
+  /// Where `layout` puts the byte at `offset`.
+  std::byte* place_in(const Target& target, std::uint64_t offset) const {
+    return target.memory != nullptr ? target.memory + offset : parts_.residents.target(target.layer, offset);
+  }
+
   void finish_reads();
   void finish_read(const Completion& completion);
+  std::exception_ptr read_error(const Target& target, const FileRead& read,
+                                const Completion& completion) const;
   void release_unread(BlockUse& use);
   void copy_block(std::uint32_t block_index);
   void finish_copies();
@@ -150,32 +167,16 @@ class StagingLoop {
   void make_room_for(std::size_t rank);
   bool give_up(Target& target);
   void assign_targets();
+  bool is_free_soon(const Target& target) const;
+  std::span<Target> slots_for(std::uint32_t layer);
+
   void start(Target& target, std::uint32_t layer);
-  void take_pages(Target& target);
   const LayerLayout& streamed_layout(std::uint32_t layer);
+  void take_pages(Target& target);
   void abandon(Target& target);
   void settle(Target& target);
   void finish(Target& target);
   void finish_staying(Target& target);
-  bool is_free_soon(const Target& target) const;
-  std::span<Target> slots_for(std::uint32_t layer);
-  std::uint32_t index_of(const Target& target) const;
-  std::uint32_t outside_layer() const;
-  bool needs_slot(std::uint32_t layer) const;
-  bool is_slot(const Target& target) const { return index_of(target) < parts_.rule.slots; }
-  /// Of what stays of `layer`.
-  Target& staying(std::uint32_t layer) { return targets_[parts_.rule.slots + layer]; }
-  const Target& staying(std::uint32_t layer) const { return targets_[parts_.rule.slots + layer]; }
-  std::uint64_t& kept_tier(TierBytes& bytes, std::uint32_t file) const;
-  std::uint64_t mapped_bytes(std::uint32_t layer) const {
-    return again_[layer].page_cache + again_[layer].pinned;
-  }
-  /// Where `layout` puts the byte at `offset`.
-  std::byte* place_in(const Target& target, std::uint64_t offset) const {
-    return target.memory != nullptr ? target.memory + offset : parts_.residents.target(target.layer, offset);
-  }
-  /// What is missing of the layer most urgently; null: a slot for it.
-  const Target* missing(std::uint32_t layer) const;
 
   void start_reads();
   void start_reads(Target& target);
@@ -189,21 +190,22 @@ class StagingLoop {
   bool queue_batch(Target& target);
   std::uint64_t most_batch_bytes();
   void use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64_t bytes);
+  std::uint64_t& kept_tier(TierBytes& bytes, std::uint32_t file) const;
+
+  /// What is missing of the layer most urgently; null: a slot for it.
+  const Target* missing(std::uint32_t layer) const;
+  StallCause cause_of_wait() const;
+  std::size_t blocks_reading() const;
+  std::chrono::nanoseconds patience();
+
   void queue_copy(std::byte* destination, const std::byte* source, std::uint64_t bytes);
   void meter_links();
-
   void trace_landings(Target& target, const Completion& completion);
   void trace_block(TraceEvent::Kind kind, BlockUse& use);
   TraceEvent event_of(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
                       std::uint64_t bytes, std::uint32_t block = TraceEvent::kNone) const;
   std::chrono::nanoseconds trace(TraceEvent::Kind kind, const Target& target, std::chrono::nanoseconds begin,
                                  std::uint64_t bytes, std::uint32_t block = TraceEvent::kNone);
-
-  StallCause cause_of_wait() const;
-  std::size_t blocks_reading() const;
-  std::chrono::nanoseconds patience();
-  std::exception_ptr read_error(const Target& target, const FileRead& read,
-                                const Completion& completion) const;
 
   StagingParts parts_;
   std::vector<Target> targets_;  // the slots, then what stays, by layer; the outside is last
