@@ -30,8 +30,8 @@ constexpr unsigned kMaxRegisteredFiles = 1024;
 constexpr unsigned kMaxRegisteredBuffers = 1024;
 constexpr std::size_t kMaxBufferBytes = 1u << 30;     ///< the kernel's limit for one registered buffer
 constexpr std::uint64_t kWakeId = ~std::uint64_t{1};  ///< no read's: those count from 0
-/// While all that may be under way are reads of cached pages, a wait ends with a quarter of them: each takes 20
-/// to 200 us and no read can be started before, but waking for each one took the processors that copy and
+/// While all that may be under way are reads of cached pages, a wait ends with a quarter of them: each takes
+/// 20 to 200 us and no read can be started before, but waking for each one took the processors that copy and
 /// compute 4 % of a pass ("beside" in docs/benchmarks.md).
 constexpr unsigned kShareOfBatch = 4;
 /// How long that may hold up a wake, and reads that have ended, where one must go to the disk after all.
