@@ -13,8 +13,8 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <numeric>
 #include <optional>
-#include <ranges>
 #include <thread>
 
 #include "file_backend.h"
@@ -71,7 +71,7 @@ class CachedReads : public testing::TestWithParam<FileBackend> {
     const StorageCounters counted_before = backend_->counters();
     std::uint64_t cached_bytes = 0;
     std::vector<std::size_t> free(backend_->limits().max_in_flight);
-    std::ranges::copy(std::views::iota(std::size_t{0}, free.size()), free.begin());
+    std::iota(free.begin(), free.end(), std::size_t{0});
     std::array<std::uint64_t, kMostRequests> offsets{};
     std::uint64_t next = 0;
     while (next < kFileBytes || backend_->in_flight() > 0) {
