@@ -14,8 +14,9 @@ inline constexpr std::uint64_t kChunkBytes = 2u << 20;
 /// The same where tensors are used in place, whole or not at all: registering costs nothing, and what a
 /// tensor's first and last chunk hold of its neighbours would be kept for nothing.
 inline constexpr std::uint64_t kChunkBytesInPlace = 256u << 10;
-/// What is registered for DMA at once, at most: 256 MiB; aligned in the file. No copy may cross its edges.
-inline constexpr std::uint64_t kWindowChunks = 128;
+/// What is registered for DMA at once, at most: 64 MiB, for which the driver keeps every other call waiting
+/// for 2 ms; aligned in the file. No copy may cross its edges.
+inline constexpr std::uint64_t kWindowChunks = 32;
 
 /// Neighbouring chunks of a file.
 struct ChunkSpan {
