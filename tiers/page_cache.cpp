@@ -366,8 +366,11 @@ class FilePageCache::Loader {
   /// With the mutex held.
   void count_read(const Run& run, std::uint64_t bytes, bool was_lost) {
     if (was_lost) status_.lost_bytes += bytes;
-    for (const std::uint32_t layer : run.layers) {
-      layers_[layer].read_bytes.fetch_add(bytes / run.layers.size(), std::memory_order_relaxed);
+    std::uint64_t left = bytes;  // in equal shares: whose they are is not known that exactly
+    for (std::size_t sharers = run.layers.size(); const std::uint32_t layer : run.layers) {
+      const std::uint64_t share = left / sharers--;
+      layers_[layer].read_bytes.fetch_add(share, std::memory_order_relaxed);
+      left -= share;
     }
   }
 
