@@ -312,6 +312,7 @@ void StagingLoop::start(Target& target, std::uint32_t layer) {
     target.load.gpu = parts_.residents.taken_over_bytes(layer);
   if (!target.layout->mapped_copies.empty() || (!is_slot(target) && mapped_bytes(layer) != 0)) {
     target.waits_for_pages = true;
+    target.pages_since = parts_.trace.now();
     ++waiting_for_pages_;
     if (parts_.page_cache->state(layer) != PageCache::State::kReady) parts_.page_cache->ask_for(layer);
     take_pages(target);
@@ -354,6 +355,7 @@ void StagingLoop::take_pages(Target& target) {
   target.load.disk += read_bytes;
   parts_.hand_off.links().disk.add_bytes(read_bytes);
   read_for_[target.layer] += read_bytes;
+  if (parts_.trace && read_bytes != 0) trace(TraceEvent::Kind::kRead, target, target.pages_since, read_bytes);
   if (!is_slot(target)) {
     use_kept(target.layer, target.load.page_cache, again_[target.layer].page_cache);
     use_kept(target.layer, target.load.pinned, again_[target.layer].pinned);

@@ -109,6 +109,7 @@ class StagingLoop {
     // For the trace.
     std::chrono::nanoseconds landing_since{0};  ///< while landings are under way
     std::uint64_t landed_bytes = 0;             ///< since then
+    std::chrono::nanoseconds pages_since{0};    ///< while it waits for pages
   };
   /// One ring block in use.
   struct BlockUse {

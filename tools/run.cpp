@@ -248,10 +248,18 @@ void add_run(CLI::App& program) {
   command->callback([arguments] {
     const Interrupt interrupt;
     TraceFiles traces(arguments->trace, arguments->timeline);
-    const RunReport report = run(*arguments, traces, interrupt.token());
+    const auto tell_of_traces = [&](const std::string& written) {
+      if (!arguments->json) fmt::print("{}", written);
+    };
+    RunReport report;
+    try {
+      report = run(*arguments, traces, interrupt.token());
+    } catch (...) {
+      tell_of_traces(traces.write_what_there_is());
+      throw;
+    }
     if (arguments->json) fmt::print("{}\n", json_text(to_json(report)));
-    const std::string written = traces.write();
-    if (!arguments->json) fmt::print("{}", written);
+    tell_of_traces(traces.write());
   });
 }
 

@@ -27,6 +27,9 @@ class TraceFiles {
   /// One that cannot be written does not keep the other from being written. Returns what there is now, for
   /// people.
   std::string write();
+  /// The same after a run that failed or was interrupted: what led to that shows best in its trace. Where
+  /// nothing was recorded the files stay as they were; one that cannot be written is not told of.
+  std::string write_what_there_is() noexcept;
 
  private:
   std::shared_ptr<Trace> trace_;  // shared with the streamer

@@ -11,18 +11,24 @@
 #include <filesystem>
 #include <functional>
 #include <memory>
+#include <numeric>
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "small_model.h"
 #include "support/byte_units.h"
 #include "support/test_files.h"
 #include "support/thrown.h"
+#include "tools/page_cache.h"
+#include "trace_events.h"
 
 namespace tierstream {
 namespace {
 
+using ::testing::Each;
+using ::testing::Gt;
 using ::testing::HasSubstr;
 
 /// The model in a file of the file system, of which pages can be kept. Through the ring and with reads that
@@ -36,11 +42,12 @@ class ResidencyTest : public ::testing::TestWithParam<bool> {
     model_.table.files = {{path_, storage->info(storage->open(path_))}};
   }
 
-  Streamer make(std::uint64_t gpu_bytes, std::uint64_t page_cache_bytes) {
+  Streamer make(std::uint64_t gpu_bytes, std::uint64_t page_cache_bytes, std::shared_ptr<Trace> trace = {}) {
     return {model_.table,
             {.device = make_cpu_device({.reads_land = GetParam()}),
              .budget = {.gpu = gpu_bytes, .pinned = 8 * kMiB, .page_cache = page_cache_bytes},
-             .warn = {}}};
+             .warn = {},
+             .trace = std::move(trace)}};
   }
   /// One pass, all bytes compared.
   TierBytes walk(Streamer& streamer) {
@@ -86,6 +93,23 @@ TEST_P(ResidencyTest, HalfOfTheModelInThePageCacheLeavesTheOtherHalfToTheDisk) {
     EXPECT_GE(bytes.disk + bytes.page_cache + bytes.gpu, model_bytes());
   }
   EXPECT_LE(streamer.stats().peak_bytes.page_cache, model_bytes() / 2);
+}
+
+TEST_P(ResidencyTest, ATraceShowsTheReadsOfKeptPagesToo) {
+  if (!try_make_cold(path_)) GTEST_SKIP() << "the file's pages cannot be dropped";
+  const auto trace = std::make_shared<Trace>();
+  Streamer streamer = make(4 * 3 * kMiB, model_bytes() / 2, trace);
+  for (const Lease& layer : streamer.pass({.last = true})) EXPECT_TRUE(model_.has_right_bytes(layer));
+  streamer.close();
+  std::vector<std::uint64_t> read_bytes(kLayers + 1);
+  for (const TraceEvent& read : of_kind(TraceEvent::Kind::kRead, trace->events())) {
+    EXPECT_LT(read.begin, read.end);
+    read_bytes[read.layer] += read.bytes;
+  }
+  read_bytes.pop_back();  // outside the layers
+  EXPECT_THAT(read_bytes, Each(Gt(0u)));
+  EXPECT_EQ(std::accumulate(read_bytes.begin(), read_bytes.end(), std::uint64_t{0}),
+            streamer.stats().total.bytes.disk);
 }
 
 TEST_P(ResidencyTest, AllTensorsThatAreMappedAreUsedWhereTheyLie) {

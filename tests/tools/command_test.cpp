@@ -420,6 +420,21 @@ TEST_F(CommandTest, CtrlCEndsALongRunAtOnce) {
   }
 }
 
+TEST_F(CommandTest, ARunThatIsInterruptedWritesItsTrace) {
+  const TemporaryDirectory directory;
+  const std::string trace = directory.path("t.json");
+  Command command({"run", path(), "--budget", kBudget, "--passes", "100000000", "--device", "cpu", "--trace",
+                   trace, "--timeline", directory.path("pass.svg")});
+  ASSERT_TRUE(command.wait_for_line("pass 1"));
+  command.send(SIGINT);
+  const CommandResult result = command.finish();
+  EXPECT_EQ(result.exit_code, 130);
+  EXPECT_EQ(result.err, "tierstream: interrupted\n");
+  EXPECT_THAT(result.out, EndsWith("trace   " + trace + "\npicture " + directory.path("pass.svg") + "\n"));
+  EXPECT_GT(json::parse(std::ifstream(trace))["traceEvents"].size(), kLayers);
+  EXPECT_THAT(text_of(directory.path("pass.svg")), HasSubstr("Pass "));
+}
+
 TEST_F(CommandTest, CtrlCEndsARunWhoseLayersAreAllThere) {
   Command command(
       {"run", path(), "--budget", "gpu=1GiB,pinned=64MiB", "--passes", "100000000", "--device", "cpu"});

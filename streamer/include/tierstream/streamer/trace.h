@@ -16,7 +16,8 @@ namespace tierstream {
 /// Something that took from `begin` to `end`, or happened at one time, as the host saw it.
 struct TraceEvent {
   enum class Kind : std::uint8_t {
-    kRead,     ///< reads into one ring block, or a run of reads that landed in a slot without a break
+    kRead,     ///< reads into one ring block, or a run of reads that landed in a slot without a break,
+               ///< or of a layer's kept pages that were not there, from when they were asked for
     kCopy,     ///< copies out of one ring block, or from where the bytes lie in host memory
     kPublish,  ///< a layer became ready: its copies were queued
     kLease,    ///< a caller used a layer; where the device works asynchronously: queued its work on it
