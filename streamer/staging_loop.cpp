@@ -350,15 +350,13 @@ void StagingLoop::take_pages(Target& target) {
   }
   target.waits_for_pages = false;
   --waiting_for_pages_;
-  // What had to be read for this came from the disk, the rest was there.
   const std::uint64_t read_bytes = pages.take_read_bytes(target.layer);
-  target.load.disk += read_bytes;
   parts_.hand_off.links().disk.add_bytes(read_bytes);
   read_for_[target.layer] += read_bytes;
   if (parts_.trace && read_bytes != 0) trace(TraceEvent::Kind::kRead, target, target.pages_since, read_bytes);
   if (!is_slot(target)) {
-    use_kept(target.layer, target.load.page_cache, again_[target.layer].page_cache);
-    use_kept(target.layer, target.load.pinned, again_[target.layer].pinned);
+    use_kept(target, target.load.page_cache, again_[target.layer].page_cache);
+    use_kept(target, target.load.pinned, again_[target.layer].pinned);
   }
   settle(target);
 }
@@ -373,7 +371,6 @@ void StagingLoop::abandon(Target& target) {
       close_block(target);
     }
     if (std::exchange(target.waits_for_pages, false)) --waiting_for_pages_;
-    if (!target.host_copies.all_queued()) read_for_[target.layer] = 0;  // the next use finds the pages there
   }
   target.stage = Target::Stage::kAbandoned;
   slots_pending_ = true;
@@ -399,6 +396,7 @@ void StagingLoop::finish(Target& target) {
   if (!is_there(target.layer)) return;
   parts_.copies.record(*target.ready);
   target.stage = Target::Stage::kPublished;
+  target.load.disk += std::exchange(read_for_[target.layer], 0);  // of their neighbours
   parts_.hand_off.charge_wait(cause_);
   if (parts_.trace) trace(TraceEvent::Kind::kPublish, target, parts_.trace.now(), target.load.total());
   parts_.hand_off.publish(index_of(target), target.layer, *target.ready, target.load);
@@ -408,6 +406,7 @@ void StagingLoop::finish_staying(Target& target) {
   const std::uint32_t layer = target.layer;
   parts_.copies.record(*target.ready);
   target.stage = Target::Stage::kPublished;
+  if (!needs_slot(layer)) target.load.disk += std::exchange(read_for_[layer], 0);
   parts_.hand_off.stay(layer, *target.ready, target.load, again_[layer]);
   if (needs_slot(layer)) {
     if (target_of_[layer]) settle(targets_[*target_of_[layer]]);
@@ -526,7 +525,7 @@ bool StagingLoop::queue_batch(Target& target) {
     if (bytes < copy->bytes && bytes == 0) break;
     queue_copy(place_in(target, copy->slot_offset), copy->source, bytes);
     if (copy->kept_file) {
-      use_kept(target.layer, kept_tier(target.load, *copy->kept_file), bytes);
+      use_kept(target, kept_tier(target.load, *copy->kept_file), bytes);
     } else {
       target.load.pinned += bytes;
     }
@@ -552,10 +551,12 @@ std::uint64_t StagingLoop::most_batch_bytes() {
   return pages_settled_ ? copy_window_.batch_bytes() : std::numeric_limits<std::uint64_t>::max();
 }
 
-/// Counts kept bytes, but those that had to be read for it: the disk has brought them.
-void StagingLoop::use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64_t bytes) {
-  const std::uint64_t not_there = std::min(bytes, read_for_[layer]);
-  read_for_[layer] -= not_there;
+/// Counts kept bytes. The disk has brought those that had to be read for this.
+void StagingLoop::use_kept(Target& target, std::uint64_t& tier, std::uint64_t bytes) {
+  std::uint64_t& read = read_for_[target.layer];
+  const std::uint64_t not_there = std::min(bytes, read);
+  read -= not_there;
+  target.load.disk += not_there;
   tier += bytes - not_there;
 }
 

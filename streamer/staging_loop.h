@@ -190,7 +190,7 @@ class StagingLoop {
   void start_copies(Target& target);
   bool queue_batch(Target& target);
   std::uint64_t most_batch_bytes();
-  void use_kept(std::uint32_t layer, std::uint64_t& tier, std::uint64_t bytes);
+  void use_kept(Target& target, std::uint64_t& tier, std::uint64_t bytes);
   std::uint64_t& kept_tier(TierBytes& bytes, std::uint32_t file) const;
 
   /// What is missing of the layer most urgently; null: a slot for it.
@@ -212,8 +212,9 @@ class StagingLoop {
   std::vector<Target> targets_;  // the slots, then what stays, by layer; the outside is last
   /// By layer, once it was found that its kept pages are not registered: the same, read through storage.
   std::vector<std::optional<LayerLayout>> unregistered_;
-  std::vector<TierBytes> again_;         // by layer: what each later use takes from the tiers of what stays
-  std::vector<std::uint64_t> read_for_;  // by layer: bytes of its kept pages that were read, and not yet used
+  std::vector<TierBytes> again_;  // by layer: what each later use takes from the tiers of what stays
+  std::vector<std::uint64_t>
+      read_for_;  // by layer: bytes of its kept pages that were read, and not yet counted
   std::vector<BlockUse> blocks_;
   /// Half the ring: were all of it read at once, the reads would end together, and storage would have nothing
   /// to do while all of it is copied.

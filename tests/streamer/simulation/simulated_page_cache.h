@@ -31,7 +31,8 @@ class SimulatedPageCache final : public PageCache {
         fails_(fails),
         failures_(failures),
         states_(table.layers.size(), State::kComing),
-        registered_(table.layers.size()) {
+        registered_(table.layers.size()),
+        read_bytes_(table.layers.size()) {
     for (std::size_t i = 0; i < registered_.size(); ++i) registered_[i] = is_host || random_() % 3 != 0;
     if (before != nullptr) {
       before->drop();
@@ -51,7 +52,7 @@ class SimulatedPageCache final : public PageCache {
 
   const std::shared_ptr<Mapped>& mapped() const { return mapped_; }
 
-  /// Brings the pages of some layer, or fails to.
+  /// Brings the pages of some layer, or fails to. Some of them had to be read, and of their neighbours, too.
   void advance() {
     const std::size_t index = random_() % states_.size();
     if (states_[index] != State::kComing) return;
@@ -61,9 +62,10 @@ class SimulatedPageCache final : public PageCache {
       return;
     }
     for_pages_of(static_cast<std::uint32_t>(index), plan_,
-                 [this](std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) {
+                 [this, index](std::uint32_t file, std::uint64_t offset, std::uint64_t bytes) {
                    std::memcpy((*mapped_)[file].data() + offset,
                                files_->at(table_.files[file].path).data() + offset, bytes);
+                   read_bytes_[index] += random_() % (2 * bytes + 1);
                  });
     states_[index] = State::kReady;
   }
@@ -86,7 +88,9 @@ class SimulatedPageCache final : public PageCache {
         Error(Errc::kFileChanged, "simulated", {.file = table_.layers[layer].name}));
   }
   bool is_registered(std::uint32_t layer) const noexcept override { return registered_[layer]; }
-  std::uint64_t take_read_bytes(std::uint32_t) noexcept override { return 0; }
+  std::uint64_t take_read_bytes(std::uint32_t layer) noexcept override {
+    return std::exchange(read_bytes_[layer], 0);
+  }
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override {
     return (*mapped_)[file].data() + offset;
   }
@@ -136,6 +140,7 @@ class SimulatedPageCache final : public PageCache {
   std::vector<std::uint64_t>& failures_;
   std::vector<State> states_;  // by layer, like the next
   std::vector<bool> registered_;
+  std::vector<std::uint64_t> read_bytes_;
   bool were_coming_ = true;
   std::shared_ptr<Mapped> mapped_ = std::make_shared<Mapped>();
 };

@@ -452,6 +452,7 @@ class World {
   void use(Caller& caller, std::uint32_t layer, const HandOff::Grant& grant) {
     ++progress_;
     ++outcome_.leases;
+    check_account(layer);
     std::vector<const std::byte*> tensors;  // where they lie now: freeing waits for the work below
     const Layer& specs = layer == layers() ? table_.outside : table_.layers[layer];
     for (std::size_t i = 0; i < specs.tensors.size(); ++i) {
@@ -540,6 +541,15 @@ class World {
     }
     if (!window_is_open_ && queued > copy_window_.batches * copy_window_.batch_bytes) {
       throw Failure("more is copied ahead than the copy window holds");
+    }
+  }
+
+  /// Each lease's bytes come from somewhere.
+  void check_account(std::uint32_t layer) {
+    const std::uint64_t before = std::exchange(counted_bytes_, staging_->hand_off().total().bytes.total());
+    if (layer != layers() && counted_bytes_ - before < table_.layers[layer].bytes()) {
+      throw Failure(fmt::format("layer {} has {} bytes, and {} were counted", layer,
+                                table_.layers[layer].bytes(), counted_bytes_ - before));
     }
   }
 
@@ -656,6 +666,7 @@ class World {
   std::vector<std::span<const std::byte>> poisoned_;  // in slots, not written to since their last lease
 
   std::vector<Caller> callers_;
+  std::uint64_t counted_bytes_ = 0;                // of all leases so far
   std::size_t failures_heard_ = 0;                 // by the loop, of storage's
   std::vector<std::size_t> failures_before_wait_;  // by layer: before the first of those who wait for it
   bool impatient_ = false;

@@ -43,8 +43,8 @@ class Failure : public std::runtime_error {
 /// a slot that is poisoned when its last lease ends is so to its last byte when it is written to again, that
 /// errors surface at the acquire of the layer they hit with file, tensor and offset, that a lease is refused
 /// only when every slot is leased, that blocks all come back, that no more copies out of host memory are
-/// queued than the copy window holds, that nothing which a change of the budget keeps on the device moves or
-/// is brought again, and that everything ends. Throws Failure.
+/// queued than the copy window holds, that the bytes of each lease are counted, that nothing which a change
+/// of the budget keeps on the device moves or is brought again, and that everything ends. Throws Failure.
 Outcome simulate(std::uint64_t seed, const Lies& lies = {});
 
 }  // namespace tierstream::simulation
