@@ -371,6 +371,7 @@ void StagingLoop::abandon(Target& target) {
       close_block(target);
     }
     if (std::exchange(target.waits_for_pages, false)) --waiting_for_pages_;
+    target.load.disk += std::exchange(read_for_[target.layer], 0);  // the next use finds the pages there
   }
   target.stage = Target::Stage::kAbandoned;
   slots_pending_ = true;
@@ -396,7 +397,7 @@ void StagingLoop::finish(Target& target) {
   if (!is_there(target.layer)) return;
   parts_.copies.record(*target.ready);
   target.stage = Target::Stage::kPublished;
-  target.load.disk += std::exchange(read_for_[target.layer], 0);  // of their neighbours
+  target.load.disk += std::exchange(read_for_[target.layer], 0);  // beyond the layer's own bytes
   parts_.hand_off.charge_wait(cause_);
   if (parts_.trace) trace(TraceEvent::Kind::kPublish, target, parts_.trace.now(), target.load.total());
   parts_.hand_off.publish(index_of(target), target.layer, *target.ready, target.load);
@@ -406,7 +407,7 @@ void StagingLoop::finish_staying(Target& target) {
   const std::uint32_t layer = target.layer;
   parts_.copies.record(*target.ready);
   target.stage = Target::Stage::kPublished;
-  if (!needs_slot(layer)) target.load.disk += std::exchange(read_for_[layer], 0);
+  if (!needs_slot(layer)) target.load.disk += std::exchange(read_for_[layer], 0);  // as in `finish`
   parts_.hand_off.stay(layer, *target.ready, target.load, again_[layer]);
   if (needs_slot(layer)) {
     if (target_of_[layer]) settle(targets_[*target_of_[layer]]);
@@ -538,8 +539,9 @@ bool StagingLoop::queue_batch(Target& target) {
   return true;
 }
 
-/// While a device registers memory, each call to it waits for milliseconds. In batches of the window's size
-/// the first layer came three times as late; so till then all of it is one batch, in as few calls as can be.
+/// While a device registers memory, each call to it waits for milliseconds. In batches of the copy window's
+/// size the first layer came up to 1.5 times as late; so till then all of it is one batch, in as few calls as
+/// can be.
 std::uint64_t StagingLoop::most_batch_bytes() {
   if (!pages_settled_) {
     const auto is_coming = [this](std::uint32_t layer) {

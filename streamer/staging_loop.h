@@ -212,9 +212,8 @@ class StagingLoop {
   std::vector<Target> targets_;  // the slots, then what stays, by layer; the outside is last
   /// By layer, once it was found that its kept pages are not registered: the same, read through storage.
   std::vector<std::optional<LayerLayout>> unregistered_;
-  std::vector<TierBytes> again_;  // by layer: what each later use takes from the tiers of what stays
-  std::vector<std::uint64_t>
-      read_for_;  // by layer: bytes of its kept pages that were read, and not yet counted
+  std::vector<TierBytes> again_;         // by layer: what each later use takes from the tiers of what stays
+  std::vector<std::uint64_t> read_for_;  // by layer: bytes of kept pages that were read and are not counted
   std::vector<BlockUse> blocks_;
   /// Half the ring: were all of it read at once, the reads would end together, and storage would have nothing
   /// to do while all of it is copied.

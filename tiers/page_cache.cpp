@@ -46,6 +46,9 @@ class FilePageCache::Loader {
       before->threads_.clear();  // they note what they have brought
       brought_ = before->brought_;
       brought_.keep_only(plan.kept);
+      for (std::size_t i = 0; i < layers_.size(); ++i) {
+        layers_[i].read_bytes = before->layers_[i].read_bytes.exchange(0);
+      }
       left = before->give_up(plan.kept);
     }
     const Budget bytes = bytes_by_tier(table, plan.kept);
@@ -179,7 +182,8 @@ class FilePageCache::Loader {
   /// Ends the threads, lets go of pages that `next` does not keep, and returns the runs that are ready.
   std::deque<Run> give_up(const ChunkSet& next) {
     threads_.clear();
-    while (!queue_.empty()) take_from_queue(queue_.front());
+    for (const std::size_t index : queue_) runs_[index].is_queued = false;  // nor are they in the next one's
+    queue_.clear();
     page_cache_ = {};
     pinned_ = {};
     const auto visit_outside = [&](const ChunkSet::Range& range, auto visit) {

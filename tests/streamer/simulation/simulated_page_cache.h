@@ -20,16 +20,19 @@ class SimulatedPageCache final : public PageCache {
   /// What is mapped, by file; shared by those whose work may still read it.
   using Mapped = std::vector<std::vector<std::byte>>;
 
-  /// `failures`: counts them, by layer. `before` (null: none) hands its pages and its reservation over.
+  /// `failures`: counts them, by layer. `read_bytes`: counts what layers were told. `before` (null: none)
+  /// hands its pages and its reservation over.
   SimulatedPageCache(std::mt19937_64& random, const LayerTable& table, const Plan& plan,
                      std::shared_ptr<const MemoryFiles> files, FilePageCache::Budgets budgets, bool is_host,
-                     bool fails, std::vector<std::uint64_t>& failures, SimulatedPageCache* before)
+                     bool fails, std::vector<std::uint64_t>& failures, std::uint64_t& read_bytes,
+                     SimulatedPageCache* before)
       : random_(random),
         table_(table),
         plan_(plan),
         files_(std::move(files)),
         fails_(fails),
         failures_(failures),
+        all_read_bytes_(read_bytes),
         states_(table.layers.size(), State::kComing),
         registered_(table.layers.size()),
         read_bytes_(table.layers.size()) {
@@ -89,6 +92,7 @@ class SimulatedPageCache final : public PageCache {
   }
   bool is_registered(std::uint32_t layer) const noexcept override { return registered_[layer]; }
   std::uint64_t take_read_bytes(std::uint32_t layer) noexcept override {
+    all_read_bytes_ += read_bytes_[layer];
     return std::exchange(read_bytes_[layer], 0);
   }
   const std::byte* address(std::uint32_t file, std::uint64_t offset) const noexcept override {
@@ -138,6 +142,7 @@ class SimulatedPageCache final : public PageCache {
   Reservation pinned_;
   const bool fails_;
   std::vector<std::uint64_t>& failures_;
+  std::uint64_t& all_read_bytes_;
   std::vector<State> states_;  // by layer, like the next
   std::vector<bool> registered_;
   std::vector<std::uint64_t> read_bytes_;

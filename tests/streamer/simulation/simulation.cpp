@@ -9,6 +9,7 @@
 #include <optional>
 #include <random>
 #include <set>
+#include <utility>
 #include <vector>
 
 #include "simulated_page_cache.h"
@@ -207,7 +208,7 @@ class World {
   std::unique_ptr<PageCache> make_pages(const Plan& plan, PageCache* before) {
     auto pages = std::make_unique<SimulatedPageCache>(
         random_, table_, plan, files_, FilePageCache::Budgets{*page_cache_, *pinned_}, options_.is_host,
-        pages_fail_, page_failures_, static_cast<SimulatedPageCache*>(before));
+        pages_fail_, page_failures_, page_bytes_, static_cast<SimulatedPageCache*>(before));
     pages_ = pages.get();
     return pages;
   }
@@ -625,6 +626,9 @@ class World {
       throw Failure("ring blocks were not given back");
     const PassStats total = staging_->hand_off().total();
     if (total.layers > outcome_.leases) throw Failure("more leases were counted than given");
+    if (total.bytes.disk > storage_->counters().bytes + page_bytes_) {
+      throw Failure("more bytes were counted than read");
+    }
   }
 
   /// After a device failure reads may still be under way; their memory must not go before them.
@@ -649,6 +653,7 @@ class World {
   bool window_is_open_ = false;  // pages were still coming when what is queued now was
   bool pages_fail_ = false;
   std::vector<std::uint64_t> page_failures_;  // by layer
+  std::uint64_t page_bytes_ = 0;              // of kept pages, read
   SlotRule rule_{};
   SimulatedClock clock_;
 

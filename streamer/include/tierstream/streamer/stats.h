@@ -6,12 +6,12 @@ namespace tierstream {
 
 /// Bytes by the tier they came from.
 struct TierBytes {
-  std::uint64_t disk = 0;  ///< read from storage, alignment included
+  std::uint64_t disk = 0;  ///< read from storage, with what alignment and kept chunks take of neighbours
   /// Of pages that the page-cache tier keeps (its budget), used where they lie or copied from there; and read
   /// out of pages that happened to lie in the kernel's cache, which LinksWork::cached_bytes counts alone.
   std::uint64_t page_cache = 0;
-  std::uint64_t pinned = 0;      ///< copied from host memory that holds them for good
-  std::uint64_t gpu = 0;         ///< already in a slot
+  std::uint64_t pinned = 0;  ///< copied from host memory that holds them for good
+  std::uint64_t gpu = 0;     ///< already in a slot
 
   std::uint64_t total() const { return disk + page_cache + pinned + gpu; }
   TierBytes& operator+=(const TierBytes& other) {

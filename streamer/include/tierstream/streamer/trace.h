@@ -17,7 +17,7 @@ namespace tierstream {
 struct TraceEvent {
   enum class Kind : std::uint8_t {
     kRead,     ///< reads into one ring block, or a run of reads that landed in a slot without a break,
-               ///< or of a layer's kept pages that were not there, from when they were asked for
+               ///< or of a layer's kept pages, from when it began to wait for them
     kCopy,     ///< copies out of one ring block, or from where the bytes lie in host memory
     kPublish,  ///< a layer became ready: its copies were queued
     kLease,    ///< a caller used a layer; where the device works asynchronously: queued its work on it
@@ -87,7 +87,8 @@ class Trace {
 /// threads. Source of the format: "Trace Event Format", the Catapult project.
 void write_chrome_trace(const Trace& trace, std::ostream& out);
 
-/// The last whole pass as a picture (SVG, 1200 pixels wide): disk, ring, copies, compute and waits over time.
+/// The last pass that ended, if only by an error, as a picture (SVG, 1200 pixels wide): disk, ring, copies,
+/// compute and waits over time.
 void write_timeline(const Trace& trace, std::ostream& out);
 
 }  // namespace tierstream
