@@ -41,11 +41,12 @@ bool LateFile::is(const std::string& path) const {
 }
 
 void LateFile::refuse_sources(std::span<const SourceFile> sources) const {
-  for (const SourceFile& source : sources) {
-    if (!is(source.path)) continue;
-    throw Error(Errc::kInvalidArgument, "this file is read, so nothing else is written to it",
-                {.file = path_});
-  }
+  for (const SourceFile& source : sources) refuse(source.path);
+}
+
+void LateFile::refuse(const std::string& source) const {
+  if (!is(source)) return;
+  throw Error(Errc::kInvalidArgument, "this file is read, so nothing else is written to it", {.file = path_});
 }
 
 void LateFile::remove_ours() const {

@@ -26,8 +26,9 @@ class LateFile {
   const std::string& path() const noexcept { return path_; }
   /// Whether `path` is a way to the same file.
   bool is(const std::string& path) const;
-  /// Writing over what is read would destroy it: throws Error kInvalidArgument.
+  // Writing over what is read would destroy it: both throw Error kInvalidArgument.
   void refuse_sources(std::span<const SourceFile> sources) const;
+  void refuse(const std::string& source) const;
   void write(const std::function<void(std::ostream&)>& content);
 
  private:

@@ -9,14 +9,13 @@
 
 #include <CLI/CLI.hpp>
 #include <array>
-#include <cerrno>
 #include <charconv>
 #include <cmath>
 #include <cstdio>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <optional>
+#include <ostream>
 
 #include "hugging_face/waiting_threads.h"
 #include "llama/generate.h"
@@ -25,6 +24,7 @@
 #include "tools/cut_file_handler.h"
 #include "tools/device_choice.h"
 #include "tools/json_text.h"
+#include "tools/late_file.h"
 #include "tools/number_range.h"
 #include "tools/standard_output.h"
 
@@ -88,30 +88,24 @@ std::vector<std::int64_t> prompt_of(const Arguments& arguments, const Tokenizer*
   return tokenizer->encode(*arguments.prompt);
 }
 
-[[noreturn]] void fail_to_write(const std::string& path) {
-  const std::error_code cause(errno, std::generic_category());
-  throw Error(Errc::kWriteFailed, "cannot write the logits", {.file = path}, cause);
+/// What the model is read from would be destroyed.
+void refuse_sources(const LateFile& logits, const Arguments& arguments, const LlamaFiles& files) {
+  logits.refuse_sources(files.checkpoint.files());
+  for (const auto& entry : std::filesystem::directory_iterator(arguments.directory)) {
+    const std::filesystem::path extension = entry.path().extension();
+    if (extension == ".json" || extension == ".model") logits.refuse(entry.path());
+  }
 }
 
-/// Before long work, and without a trace.
-void check_writable(const std::string& path) {
-  const bool was_there = std::filesystem::exists(path);
-  errno = 0;
-  if (!std::ofstream(path, std::ios::binary | std::ios::app)) fail_to_write(path);
-  if (!was_there) std::filesystem::remove(path);
-}
-
-void write_logits(const at::Tensor& logits, const std::string& path) {
+void write_logits(const at::Tensor& logits, LateFile& file) {
   const std::array entries{SafetensorsEntry{
       .name = "logits", .dtype = DType::kF32, .shape = logits.sizes().vec(), .offset = 0, .bytes = 0}};
   const std::vector<std::byte> header = format_safetensors_header(entries, {});
-  errno = 0;
-  std::ofstream file(path, std::ios::binary);
-  file.write(reinterpret_cast<const char*>(header.data()), static_cast<std::streamsize>(header.size()));
-  file.write(static_cast<const char*>(logits.const_data_ptr()),
-             static_cast<std::streamsize>(logits.nbytes()));
-  file.close();
-  if (!file) fail_to_write(path);
+  file.write([&](std::ostream& out) {
+    out.write(reinterpret_cast<const char*>(header.data()), static_cast<std::streamsize>(header.size()));
+    out.write(static_cast<const char*>(logits.const_data_ptr()),
+              static_cast<std::streamsize>(logits.nbytes()));
+  });
 }
 
 /// People get the text on standard output, each token as soon as it is known, and the report around it on
@@ -172,11 +166,12 @@ void run(const Arguments& arguments) {
   std::vector<LoraChoice> loras;
   for (const std::string& choice : arguments.loras) loras.push_back(open_lora(choice));
   const std::shared_ptr<Device> device = make_device(arguments.device);
-  if (!arguments.logits.empty()) check_writable(arguments.logits);
+  std::optional<LateFile> logits;
+  if (!arguments.logits.empty()) refuse_sources(logits.emplace(arguments.logits), arguments, files);
   GenerationOptions options{.prompt = results.prompt,
                             .max_tokens = arguments.max_tokens,
                             .sampling = sampling_of(arguments),
-                            .keep_logits = !arguments.logits.empty(),
+                            .keep_logits = logits.has_value(),
                             .device = to_torch_device(*device)};
   Output output(arguments.json, tokenizer.get(), results.prompt);
   options.on_token = [&](std::int64_t token) { output.add(token); };
@@ -216,7 +211,7 @@ void run(const Arguments& arguments) {
   }
   output.finish();
   results.text = output.text();
-  if (!arguments.logits.empty()) write_logits(results.generation.logits, arguments.logits);
+  if (logits) write_logits(results.generation.logits, *logits);
   output.report("\n" + describe(results));
   if (arguments.json) fmt::print("{}\n", json_text(to_json(results)));
 }

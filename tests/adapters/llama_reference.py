@@ -258,7 +258,12 @@ def check_refusals(program, directory):
     expect_refusal(program, directory, f"-1 is outside the vocabulary of {VOCABULARY}", "--ids=1,-1")
     expect_refusal(program, directory, f"{VOCABULARY} is outside the vocabulary", f"--ids={VOCABULARY}")
     expect_refusal(program, directory, '--ids: "" is not a number', "--ids", "")
-    expect_refusal(program, directory, "cannot write the logits", "--logits", str(directory / "nowhere" / "logits"))
+    for place, fragment in (
+        ("nowhere/logits", "cannot create the file"),
+        ("model.safetensors", "this file is read"),
+        ("config.json", "this file is read"),
+    ):
+        expect_refusal(program, directory, f"{place}: {fragment}", "--logits", str(directory / place))
     expect_refusal(program, directory, "excludes", "--from-ram", "--resident")
 
     config_path = directory / "config.json"
