@@ -8,6 +8,9 @@ function(tierstream_layer name)
   add_library(tierstream::${name} ALIAS ${target})
   set_target_properties(${target} PROPERTIES EXPORT_NAME ${name} VERIFY_INTERFACE_HEADER_SETS ON
                                              POSITION_INDEPENDENT_CODE ON)
+  if(NOT TIERSTREAM_SANITIZE)
+    set_target_properties(${target} PROPERTIES UNITY_BUILD OFF)  # each source includes what it needs
+  endif()
   target_compile_features(${target} PUBLIC cxx_std_20)
   file(GLOB_RECURSE headers CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/include/*.h)
   target_sources(${target} PUBLIC FILE_SET HEADERS BASE_DIRS ${CMAKE_CURRENT_SOURCE_DIR}/include FILES ${headers})

@@ -164,8 +164,8 @@ configure() {
     "configure-$preset" "configure the preset $preset" cmake --fresh --preset "$preset" "$@"
 }
 
-# configure_dev: one build directory for the demo and the tests, so that nothing is compiled twice. Several files at
-# once: half the time of a build from nothing.
+# configure_dev: one build directory for the demo and the tests, so that nothing is compiled twice. On top of the
+# layers several files at once: 0.6 of the time from nothing.
 configure_dev() {
   local packages options
   packages=$(site_packages)
