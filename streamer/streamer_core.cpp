@@ -476,8 +476,7 @@ StoragePath StreamerCore::storage_path() {
 StoragePath StreamerCore::path_of(const Staging& staging) const {
   StoragePath path = storage_->path();
   if (staging.reads_land() && !options_.register_slots) {
-    path.fallbacks.push_back(
-        {"registered slots", "not asked for; registering them would hold up the first layer"});
+    path.fallbacks.push_back({"registered slots", "not asked for, since the first layer would wait"});
     path.buffers_registered = false;
   }
   return path;

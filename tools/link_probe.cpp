@@ -300,7 +300,7 @@ DeviceRates probe_device(Device& device, const LinkProbeOptions& options) {
   rates.host_to_device = rate_of(bytes, seconds[0], how);
   rates.device_to_host = rate_of(bytes, seconds[1], how);
   if (registers) {
-    rates.registration = rate_of(bytes, seconds[2], size + " a window");
+    rates.registration = rate_of(bytes, seconds[2], size + " at once");
   } else {
     rates.registration =
         refused(is_host ? "the " + device.traits().name + " device needs none" : probe.refusal());

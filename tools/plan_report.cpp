@@ -46,11 +46,18 @@ std::string bytes_and(std::uint64_t bytes, std::string_view words) {
 
 // --- The parts of what people read ---
 
+/// Rounded up, so that it suffices when it is typed as a budget.
+std::string format_least(std::uint64_t bytes) {
+  constexpr std::uint64_t kMiB = 1u << 20;
+  if (bytes < kMiB) return fmt::format("{} B", bytes);
+  return fmt::format("{} MiB", (bytes + kMiB - 1) / kMiB);
+}
+
 std::string describe_tiers(const PlanReport& report) {
   const Plan& plan = report.plan;
   const auto row = [&](std::string_view name, std::uint64_t Budget::*tier, const std::string& holds) {
     return fmt::format("{:<14}{:>9}{:>10}{:>10}  {}\n", name, format_bytes(report.budget.*tier),
-                       format_bytes(plan.used.*tier), format_bytes(plan.minimum.*tier), holds);
+                       format_bytes(plan.used.*tier), format_least(plan.minimum.*tier), holds);
   };
   const std::string slots =
       plan.slots == 0 ? ""

@@ -248,18 +248,17 @@ void add_run(CLI::App& program) {
   command->callback([arguments] {
     const Interrupt interrupt;
     TraceFiles traces(arguments->trace, arguments->timeline);
-    const auto tell_of_traces = [&](const std::string& written) {
-      if (!arguments->json) fmt::print("{}", written);
-    };
     RunReport report;
     try {
       report = run(*arguments, traces, interrupt.token());
     } catch (...) {
-      tell_of_traces(traces.write_what_there_is());
+      const std::string written = traces.write_what_there_is();
+      if (!arguments->json) std::fputs(written.c_str(), stdout);  // which does not throw over what is thrown
       throw;
     }
     if (arguments->json) fmt::print("{}\n", json_text(to_json(report)));
-    tell_of_traces(traces.write());
+    const std::string written = traces.write();
+    if (!arguments->json) fmt::print("{}", written);
   });
 }
 

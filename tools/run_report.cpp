@@ -156,7 +156,7 @@ std::string describe_pass(std::size_t number, const PassReport& report, const Li
   const std::string rate =
       moved && pass.seconds > 0 ? fmt::format(", {:.2f} GB/s", brought / pass.seconds / 1e9) : "";
   std::string text =
-      fmt::format("pass {:<3}{}{}: {}\n        stalled {}{}\n", number, format_seconds(pass.seconds), rate,
+      fmt::format("pass {:<2} {}{}: {}\n        stalled {}{}\n", number, format_seconds(pass.seconds), rate,
                   describe(bytes), format_seconds(pass.stall.total()), join_stalls(pass.stall));
   return text + describe_verdict(report, rates);
 }

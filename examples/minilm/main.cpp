@@ -147,18 +147,19 @@ int fail(const std::string& line) {
 
 int run_program(int argc, char** argv) {
   CLI::App program(
-      "Sentence embeddings by all-MiniLM-L6-v2: all weights loaded, and streamed within budgets.", "minilm");
+      "Sentence embeddings by all-MiniLM-L6-v2: all weights loaded, and streamed within\nbudgets.", "minilm");
   Options options;
   program
       .add_option("MODEL_DIR", options.model_directory,
-                  "Directory of config.json, vocab.txt, model.safetensors")
+                  "Directory of config.json, vocab.txt and\nmodel.safetensors")
       ->required();
   program.add_option("--sentence", options.sentences, "A sentence to embed; repeat for more")
       ->allow_extra_args(false);
   program.add_option("--budget", options.budget, "One streamed run, e.g. gpu=60MiB,pinned=4MiB");
   program.add_option("--passes", options.passes, "Times that every run repeats")
       ->check(number_range(1, 10000));
-  program.add_option("--device", options.device, "cpu, cuda or cuda:N; default: cuda where there is one");
+  program.add_option("--device", options.device,
+                     "cpu, cuda or cuda:N (default: cuda if there\nis one, else cpu)");
   program.add_flag("--json", options.json, "Print one JSON object");
   try {
     program.parse(argc, argv);
