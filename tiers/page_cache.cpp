@@ -90,7 +90,7 @@ class FilePageCache::Loader {
         queue(index);
         for (const std::uint32_t other : run.layers) layers_[other].state = State::kComing;
       } else if (run.is_queued) {
-        std::erase(queue_, index);
+        queue_.erase(std::ranges::find(queue_, index));
         queue_.push_front(index);
       }
     }
@@ -277,10 +277,6 @@ class FilePageCache::Loader {
     queue_.push_back(index);
   }
 
-  void take_from_queue(std::size_t index) {
-    if (std::exchange(runs_[index].is_queued, false)) std::erase(queue_, index);
-  }
-
   void work(const std::stop_token& stop, Reader& reader) {
     try {
       device_.enter_staging_thread();  // registering must not break a capture of the caller's
@@ -293,7 +289,10 @@ class FilePageCache::Loader {
       const std::uint64_t begin = run.next_piece;
       const std::uint64_t end = std::min(run.range.end, begin + kChunkBytes);
       run.next_piece = end;
-      if (end == run.range.end) take_from_queue(index);
+      if (end == run.range.end) {
+        queue_.pop_front();
+        run.is_queued = false;
+      }
       ++run.under_way;
       const bool looks_for_lost = run.is_ready;
       const bool was_there = looks_for_lost || is_brought(run.range.file, begin, end);
@@ -315,7 +314,7 @@ class FilePageCache::Loader {
       if (looks_for_lost) continue;  // a page that cannot be read again faults in, or fails, where it is used
       if (error && !run.error) {
         run.error = error;
-        take_from_queue(index);
+        if (std::exchange(run.is_queued, false)) std::erase(queue_, index);
         run.next_piece = run.range.end;
       }
       if (run.under_way != 0 || run.next_piece != run.range.end) continue;
