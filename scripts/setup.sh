@@ -165,7 +165,7 @@ configure() {
 }
 
 # configure_dev: one build directory for the demo and the tests, so that nothing is compiled twice. On top of the
-# layers several files at once: 0.6 of the time from nothing.
+# layers several files are compiled at once, which takes less time from nothing.
 configure_dev() {
   local packages options
   packages=$(site_packages)
