@@ -1,5 +1,7 @@
 #include "bench/comparison.h"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <future>
 
@@ -59,6 +61,31 @@ double seconds_beside(const TimedRun& run, const TimedRun& other) {
     run();
     beside.get();
   });
+}
+
+std::string compare_with_longer(benchmark::State& state, std::uint64_t bytes, const TimedRun& subject,
+                                const Part& one, const Part& other, const TimedRun& at_once) {
+  std::vector<double> subject_seconds;
+  std::vector<double> one_seconds;
+  std::vector<double> other_seconds;
+  std::vector<double> both_seconds;
+  const Ceiling longer{fmt::format("the longer of {} and {}", one.alone.name, other.alone.name), [&] {
+                         if (at_once) both_seconds.push_back(at_once());
+                         one_seconds.push_back(one.alone.run());
+                         other_seconds.push_back(other.alone.run());
+                         return std::max(one_seconds.back(), other_seconds.back());
+                       }};
+  const auto run = [&] { return subject_seconds.emplace_back(subject()); };
+  std::string name = compare(state, bytes, run, {&longer, 1});
+  const double subject_median = quantile(subject_seconds, 0.5);
+  const auto report_part = [&](const Part& part, std::span<const double> seconds) {
+    state.counters[part.counter + "_ms"] = 1e3 * quantile(seconds, 0.5);
+    state.counters["of_" + part.counter] = subject_median / quantile(seconds, 0.5);
+  };
+  report_part(one, one_seconds);
+  report_part(other, other_seconds);
+  if (at_once) state.counters["beside_ratio"] = quantile(both_seconds, 0.5) / subject_median;
+  return name;
 }
 
 std::vector<Ceiling> raw_ceilings(const std::string& file, const ByteRange& range,

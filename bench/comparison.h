@@ -32,8 +32,24 @@ struct Ceiling {
 std::string compare(benchmark::State& state, std::uint64_t bytes, const TimedRun& subject,
                     std::span<const Ceiling> ceilings);
 
-/// Seconds until both have ended, run at the same time: `other` on a thread of its own. Throws what they throw.
+/// Seconds until both have ended, run at the same time: `other` on a thread of its own. Throws what they
+/// throw.
 double seconds_beside(const TimedRun& run, const TimedRun& other);
+
+/// One of two things that a subject does at the same time, such as computing and copying.
+struct Part {
+  std::string counter;  ///< "link" gives the counters `link_ms` and `of_link`
+  Ceiling alone;
+};
+
+/// Measures a subject beside the longer of its two parts, which in each iteration run one after the other, in
+/// turns with the subject as in `compare`. `at_once` runs both parts at the same time: where they share cores
+/// or memory, neither is then as fast as alone.
+///
+/// Counters besides those of `compare`: of each part its median time, and the subject's median over it; with
+/// `at_once` the `beside_ratio`, its median time over the subject's. Returns the name of the ceiling.
+std::string compare_with_longer(benchmark::State& state, std::uint64_t bytes, const TimedRun& subject,
+                                const Part& one, const Part& other, const TimedRun& at_once = {});
 
 /// Readings of one range of a file as ceilings. `prepare` runs before each, untimed: it makes or checks the
 /// file's cache state.

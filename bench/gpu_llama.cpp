@@ -86,19 +86,10 @@ class GpuLlamaBench {
   void measure(benchmark::State& state, const LlamaWork& work, StreamedLlama& weights) {
     for (int run = 0; run < 3; ++run) work.time(weights);  // what is registered beside the passes is by then
     const std::uint64_t bytes = weights.streamer().plan().copied_bytes;
-    std::vector<double> resident_seconds;
-    std::vector<double> link_seconds;
-    std::vector<double> subject_seconds;
-    const Ceiling ceiling{"the longer of the resident model and the link", [&] {
-                            resident_seconds.push_back(work.time_steady(*plain_));
-                            link_seconds.push_back(link_.seconds_for(bytes));
-                            return std::max(resident_seconds.back(), link_seconds.back());
-                          }};
-    const auto subject = [&] { return subject_seconds.emplace_back(work.time_steady(weights)); };
-    const std::string name = compare(state, bytes, subject, std::array{ceiling});
-    state.counters["resident_ms"] = 1e3 * quantile(resident_seconds, 0.5);
-    state.counters["link_ms"] = 1e3 * quantile(link_seconds, 0.5);
-    state.counters["of_resident"] = quantile(subject_seconds, 0.5) / quantile(resident_seconds, 0.5);
+    const Part resident{"resident", {"the resident model", [&] { return work.time_steady(*plain_); }}};
+    const Part link{"link", link_.ceiling(bytes)};
+    const std::string name = compare_with_longer(
+        state, bytes, [&] { return work.time_steady(weights); }, resident, link);
     const Streamer& streamer = weights.streamer();
     const Budget& used = streamer.plan().used;
     state.SetLabel(fmt::format(

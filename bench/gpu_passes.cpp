@@ -267,24 +267,11 @@ void measure_ring(benchmark::State& state, const World& world, const RawReading&
   Streamer streamer = world.stream(table, {.gpu = world.slot_bytes(table), .pinned = kRingBytes});
   for (int pass = 0; pass < 2; ++pass) walk(streamer);
   const std::uint64_t bytes = bytes_of(table);
-  const TimedRun source = raw_run(file, {range_of(table)}, cached);
-  const TimedRun link = world.link.ceiling(bytes).run;
-  std::vector<double> source_seconds;
-  std::vector<double> link_seconds;
-  // At the same time neither is as fast as alone: they share the processor's memory.
-  std::vector<double> beside_seconds;
-  std::vector<double> subject_seconds;
-  const Ceiling longer{"the longer of the link and " + describe(cached), [&] {
-                         beside_seconds.push_back(seconds_beside(source, link));
-                         source_seconds.push_back(source());
-                         link_seconds.push_back(link());
-                         return std::max(source_seconds.back(), link_seconds.back());
-                       }};
-  const auto subject = [&] { return subject_seconds.emplace_back(seconds_of([&] { walk(streamer); })); };
-  const std::string ceiling = compare(state, bytes, subject, {&longer, 1});
-  state.counters["beside_ratio"] = quantile(beside_seconds, 0.5) / quantile(subject_seconds, 0.5);
-  state.counters["link_s"] = quantile(link_seconds, 0.5);
-  state.counters["source_s"] = quantile(source_seconds, 0.5);
+  const Part source{"source", {describe(cached), raw_run(file, {range_of(table)}, cached)}};
+  const Part link{"link", world.link.ceiling(bytes)};
+  const std::string ceiling = compare_with_longer(
+      state, bytes, [&] { return seconds_of([&] { walk(streamer); }); }, source, link,
+      [&] { return seconds_beside(source.alone.run, link.alone.run); });
   describe_path(state, streamer, ceiling);
 }
 

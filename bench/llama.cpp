@@ -154,29 +154,23 @@ class LlamaBench {
     StreamedLlama weights(files_, {.budget = budget_of(how, files_)});
     work.time(weights);  // brings what stays
     const std::uint64_t read_bytes = weights.streamer().plan().disk_bytes;
-    std::vector<double> subject_seconds;
-    std::vector<double> plain_seconds;
-    std::vector<double> beside_seconds;
-    const auto subject = [&] { return subject_seconds.emplace_back(work.time_steady(weights)); };
-    const auto plain = [&] { return plain_seconds.emplace_back(work.time_steady(plain_)); };
-    Ceiling ceiling{"plain LibTorch", plain};
-    if (read_bytes > 0) {
+    const auto subject = [&] { return work.time_steady(weights); };
+    const Ceiling plain{"plain LibTorch", [&] { return work.time_steady(plain_); }};
+    std::string ceiling_name;
+    if (read_bytes == 0) {
+      ceiling_name = compare(state, range_.bytes(), subject, {&plain, 1});
+    } else {
       const std::vector<ByteRange> ranges = ranges_read(checkpoint_, weights.streamer().plan());
       const RawReading& reading = raw_reading(how.cold);
       const auto prepare = [&] { set_cache(how.cold); };
       const TimedRun read = raw_run(checkpoint_.file(), ranges, reading, {.prepare = prepare});
-      ceiling = {"the longer of plain LibTorch and " + describe(reading), [=, &work, &beside_seconds, this] {
-                   prepare();
-                   beside_seconds.push_back(time_beside_reading(work, reading, ranges));
-                   return std::max(plain(), read());
-                 }};
+      ceiling_name = compare_with_longer(state, range_.bytes(), subject, {"plain", plain},
+                                         {"read", {describe(reading), read}}, [&] {
+                                           prepare();
+                                           return time_beside_reading(work, reading, ranges);
+                                         });
     }
-    const std::string ceiling_name = compare(state, range_.bytes(), subject, std::array{ceiling});
     check_bytes(weights.streamer(), how);
-    state.counters["plain_ms"] = 1e3 * quantile(plain_seconds, 0.5);
-    if (!beside_seconds.empty()) {
-      state.counters["beside_ratio"] = quantile(beside_seconds, 0.5) / quantile(subject_seconds, 0.5);
-    }
     state.SetLabel(fmt::format("{}, {} read a pass; ceiling {}", describe(weights.streamer().storage_path()),
                                format_bytes(read_bytes), ceiling_name));
   }
