@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <liburing.h>
+#include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
 #include <tierstream/io/error.h>
@@ -19,6 +20,7 @@
 #include <utility>
 #include <vector>
 
+#include "cached_read_nap.h"
 #include "posix_files.h"
 #include "requirements.h"
 
@@ -30,12 +32,6 @@ constexpr unsigned kMaxRegisteredFiles = 1024;
 constexpr unsigned kMaxRegisteredBuffers = 1024;
 constexpr std::size_t kMaxBufferBytes = 1u << 30;     ///< the kernel's limit for one registered buffer
 constexpr std::uint64_t kWakeId = ~std::uint64_t{1};  ///< no read's: those count from 0
-/// While all that may be under way are reads of cached pages, a wait ends with a quarter of them: each takes
-/// 20 to 200 us and no read can be started before, but waking for each one took the processors that copy and
-/// compute 4 % of a pass ("beside" in docs/benchmarks.md).
-constexpr unsigned kShareOfBatch = 4;
-/// How long that may hold up a wake, and reads that have ended, where one must go to the disk after all.
-constexpr std::chrono::milliseconds kBatchWait{1};
 
 std::error_code to_error(int negative_errno) { return {-negative_errno, std::generic_category()}; }
 
@@ -141,9 +137,11 @@ void check_that_enter_works() {
 class IoUringBackend final : public StorageBackend {
  public:
   explicit IoUringBackend(const StorageOptions& options)
-      : StorageBackend({.max_in_flight = options.max_in_flight, .busy_pause = kBusyPause}),
+      : StorageBackend({.max_in_flight = options.max_in_flight,
+                        .max_cached_in_flight = options.max_cached_in_flight,
+                        .busy_pause = kBusyPause}),
         options_(options),
-        ring_(static_cast<unsigned>(options.max_in_flight) + 1),  // one more for the wake event
+        ring_(static_cast<unsigned>(limits().max_cached_in_flight) + 1),  // one more for the wake event
         wake_event_(::eventfd(0, EFD_CLOEXEC)),
         files_(options, "io_uring") {
     if (options.threads == 0u) {
@@ -161,7 +159,7 @@ class IoUringBackend final : public StorageBackend {
     // Memory that the kernel may still write to is the caller's again only after this.
     std::array<RawCompletion, 16> dropped;
     while (kernel_reads_ > 0 && owner_ == std::this_thread::get_id()) {
-      wait_for_news(std::chrono::seconds(1), 1);
+      wait_for_news(std::chrono::seconds(1));
       take_arrived(dropped);
     }
     do_unregister_memory();
@@ -207,13 +205,9 @@ class IoUringBackend final : public StorageBackend {
 
   std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) override {
     become_owner();
-    const unsigned batch = static_cast<unsigned>(kernel_reads_) / kShareOfBatch;
-    if (batch > 1 && wait > kBatchWait && is_full_of_cached_reads() &&
-        ::io_uring_cq_ready(ring_.get()) == 0) {
-      wait_for_news(kBatchWait, batch);
-    }
+    if (wait > CachedReadNap::kLongest && is_full_of_cached_reads()) take_nap();
     if (::io_uring_cq_ready(ring_.get()) == 0) {
-      const int result = wait_for_news(wait, 1);
+      const int result = wait_for_news(wait);
       if (result < 0 && result != -ETIME && result != -EINTR) {
         throw Error(Errc::kInternal, "io_uring_enter failed", {.backend = "io_uring"}, to_error(result));
       }
@@ -381,19 +375,36 @@ class IoUringBackend final : public StorageBackend {
 
   /// Or nearly so: a slow read from before may linger.
   bool is_full_of_cached_reads() const {
-    return kernel_reads_ == options_.max_in_flight && cached_in_a_row_ >= kernel_reads_;
+    return kernel_reads_ >= std::max(limits().max_in_flight, CachedReadNap::kFewestReads) &&
+           cached_in_a_row_ >= kernel_reads_;
   }
 
-  /// Submits what is still queued and lets completions arrive, waiting up to `wait` for `wanted` of them.
-  /// Returns 0 or a negative errno, -ETIME when nothing came.
-  int wait_for_news(std::chrono::nanoseconds wait, unsigned wanted) {
+  /// Sleeps outside of the ring: whoever waits there is woken for each read that ends, which took the
+  /// processors that copy and compute up to an eighth of a pass ("wakes" in docs/benchmarks.md).
+  void take_nap() {
+    submit_queued();
+    if (::io_uring_cq_ready(ring_.get()) != 0) return;
+    pollfd wake{.fd = wake_event_.get(), .events = POLLIN, .revents = 0};
+    const timespec length{.tv_sec = 0, .tv_nsec = nap_.length().count()};
+    const bool whole = ::ppoll(&wake, 1, &length, nullptr) == 0;
+    wait_for_news(std::chrono::nanoseconds::zero());
+    if (whole) nap_.learn(::io_uring_cq_ready(ring_.get()), kernel_reads_);
+  }
+
+  void submit_queued() {
     if (::io_uring_sq_ready(ring_.get()) > 0) ::io_uring_submit(ring_.get());
+  }
+
+  /// Submits what is still queued and lets completions arrive, waiting up to `wait` for the first. Returns 0
+  /// or a negative errno, -ETIME when nothing came.
+  int wait_for_news(std::chrono::nanoseconds wait) {
+    submit_queued();
     const auto seconds = std::chrono::duration_cast<std::chrono::seconds>(wait);
     __kernel_timespec limit{.tv_sec = seconds.count(), .tv_nsec = (wait - seconds).count()};
     io_uring_getevents_arg argument{};
     argument.ts = reinterpret_cast<std::uintptr_t>(&limit);
     const int result =
-        ::io_uring_enter2(static_cast<unsigned>(ring_.get()->ring_fd), 0, wait.count() > 0 ? wanted : 0,
+        ::io_uring_enter2(static_cast<unsigned>(ring_.get()->ring_fd), 0, wait.count() > 0 ? 1 : 0,
                           IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG,
                           reinterpret_cast<sigset_t*>(&argument), sizeof argument);
     return std::min(result, 0);
@@ -432,6 +443,7 @@ class IoUringBackend final : public StorageBackend {
   std::optional<std::thread::id> owner_;
   std::size_t kernel_reads_ = 0;     ///< handed to the ring and not come back
   std::size_t cached_in_a_row_ = 0;  ///< of those submitted last
+  CachedReadNap nap_;
 };
 
 }  // namespace

@@ -64,7 +64,8 @@ std::unique_ptr<StorageBackend> make_posix_backend(const StorageOptions& options
   refuse_if_required(options.require_registered, {"registered I/O", "pread has none"}, place);
   return make_threaded_backend(std::make_unique<PosixStorage>(options, std::move(reasons)),
                                {.threads = options.threads.value_or(ThreadedOptions{}.threads),
-                                .max_in_flight = options.max_in_flight});
+                                .max_in_flight = options.max_in_flight,
+                                .max_cached_in_flight = options.max_cached_in_flight});
 }
 
 std::unique_ptr<StorageBackend> make_posix_backend(const StorageOptions& options) {

@@ -42,12 +42,14 @@ StorageBackend::StorageBackend(StorageLimits limits)
   if (limits_.max_in_flight == 0 || limits_.max_request_bytes == 0) {
     throw Error(Errc::kInvalidArgument, "a storage backend needs room for at least one request of one byte");
   }
-  requests_.resize(limits_.max_in_flight);
-  raw_completions_.resize(limits_.max_in_flight);
-  to_submit_.reserve(limits_.max_in_flight);
-  paused_.reserve(limits_.max_in_flight);
-  free_.reserve(limits_.max_in_flight);
-  for (std::size_t index = limits_.max_in_flight; index-- > 0;) {
+  limits_.max_cached_in_flight = std::max(limits_.max_cached_in_flight, limits_.max_in_flight);
+  const std::size_t most = limits_.max_cached_in_flight;
+  requests_.resize(most);
+  raw_completions_.resize(most);
+  to_submit_.reserve(most);
+  paused_.reserve(most);
+  free_.reserve(most);
+  for (std::size_t index = most; index-- > 0;) {
     free_.push_back(static_cast<std::uint32_t>(index));
   }
 }
@@ -105,7 +107,7 @@ void StorageBackend::unregister_memory() {
 
 std::size_t StorageBackend::submit(std::span<const ReadRequest> requests) {
   check_process();
-  const auto accepted = requests.first(std::min(requests.size(), free_.size()));
+  const auto accepted = requests.first(std::min(requests.size(), free_requests()));
   for (const ReadRequest& request : accepted) check_request(request);
 
   to_submit_.clear();
@@ -141,6 +143,11 @@ std::size_t StorageBackend::collect(std::span<Completion> completions, nanosecon
   }
   if (!to_submit_.empty()) start_reads();
   return finished;
+}
+
+std::size_t StorageBackend::free_requests() const noexcept {
+  const std::size_t most = uncached_ == 0 ? limits_.max_cached_in_flight : limits_.max_in_flight;
+  return std::min(most - std::min(most, in_flight_), limits_.max_in_flight);
 }
 
 StoragePath StorageBackend::path() const {
@@ -201,6 +208,7 @@ void StorageBackend::begin(const ReadRequest& request) {
   const std::uint32_t index = free_.back();
   free_.pop_back();
   ++in_flight_;
+  ++uncached_;
   InFlight& slot = requests_[index];
   slot.request = request;
   slot.expected_bytes =
@@ -229,9 +237,14 @@ void StorageBackend::start_reads() {
     const std::uint64_t bytes =
         std::min<std::uint64_t>(read.destination.size(), info(read.file).bytes - read.offset);
     read.cached = do_is_cached(read.file, read.offset, bytes);
-    requests_[static_cast<std::uint32_t>(read.id)].cached = read.cached;
+    set_cached(requests_[static_cast<std::uint32_t>(read.id)], read.cached);
   }
   do_submit(to_submit_);
+}
+
+void StorageBackend::set_cached(InFlight& request, bool cached) {
+  if (std::exchange(request.cached, cached) == cached) return;
+  cached ? --uncached_ : ++uncached_;
 }
 
 bool StorageBackend::settle(const RawCompletion& raw, Completion& completion) {
@@ -323,6 +336,7 @@ void StorageBackend::end_pause() {
 Completion StorageBackend::finish(std::uint32_t index, std::error_code error) {
   InFlight& slot = requests_[index];
   slot.busy = false;
+  if (!slot.cached) --uncached_;
   free_.push_back(index);
   --in_flight_;
   if (error) return {slot.request.tag, 0, error};

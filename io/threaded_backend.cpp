@@ -38,8 +38,10 @@ class BoundedQueue {
 class ThreadedBackend final : public StorageBackend {
  public:
   ThreadedBackend(std::unique_ptr<BlockingStorage> storage, const ThreadedOptions& options)
-      : StorageBackend({.max_in_flight = options.max_in_flight, .busy_pause = kBusyPause}),
-        workshop_(std::make_unique<Workshop>(std::move(storage), options)) {}
+      : StorageBackend({.max_in_flight = options.max_in_flight,
+                        .max_cached_in_flight = options.max_cached_in_flight,
+                        .busy_pause = kBusyPause}),
+        workshop_(std::make_unique<Workshop>(std::move(storage), options, limits().max_cached_in_flight)) {}
 
   ~ThreadedBackend() override {
     // The child has no worker to join, and a condition variable with waiters cannot be destroyed there.
@@ -50,14 +52,15 @@ class ThreadedBackend final : public StorageBackend {
   /// What the workers share with the backend.
   class Workshop {
    public:
-    Workshop(std::unique_ptr<BlockingStorage> storage, const ThreadedOptions& options)
-        : storage_(std::move(storage)), waiting_(options.max_in_flight), finished_(options.max_in_flight) {
+    Workshop(std::unique_ptr<BlockingStorage> storage, const ThreadedOptions& options, std::size_t most_reads)
+        : storage_(std::move(storage)), waiting_(most_reads), finished_(most_reads) {
       try {
         for (std::size_t i = 0; i < options.threads; ++i) workers_.emplace_back([this] { work(); });
       } catch (const std::system_error& failure) {
+        const std::size_t started = workers_.size();
         stop();
         throw Error(Errc::kBackendUnavailable,
-                    fmt::format("only {} of {} threads could be started", workers_.size(), options.threads),
+                    fmt::format("only {} of {} threads could be started", started, options.threads),
                     {.backend = storage_->path().backend}, failure.code());
       }
     }
@@ -117,7 +120,7 @@ class ThreadedBackend final : public StorageBackend {
     }
 
     std::unique_ptr<BlockingStorage> storage_;
-    std::mutex mutex_;  // guards the five members below
+    std::mutex mutex_;  // guards the four members below
     BoundedQueue<RawRead> waiting_;
     BoundedQueue<RawCompletion> finished_;
     bool woken_ = false;

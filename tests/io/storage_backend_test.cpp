@@ -58,11 +58,10 @@ class Shell : public testing::Test {
   }
 
   AlignedMemory memory_{16384};
-  ScriptedBackend backend_{{{.path = "scripted",
-                             .info = {.bytes = kScriptedBytes,
-                                      .offset_alignment = 512,
-                                      .memory_alignment = 512},
-                             .seed = kSeed}}};
+  ScriptedBackend backend_{
+      {{.path = "scripted",
+        .info = {.bytes = kScriptedBytes, .offset_alignment = 512, .memory_alignment = 512},
+        .seed = kSeed}}};
   FileId file_ = backend_.open("scripted");
 };
 
@@ -112,6 +111,39 @@ TEST(ShellWithCachedFile, CountsTheBytesThatCameFromThePageCache) {
   std::vector<bool> cached;
   for (const ScriptedBackend::RawRead& read : backend.reads()) cached.push_back(read.cached);
   EXPECT_THAT(cached, ElementsAre(false, true, true, true));
+}
+
+TEST(ShellWithCachedFile, TakesMoreReadsWhileAllAreCached) {
+  constexpr std::size_t kBlock = 512;
+  ScriptedBackend backend(
+      {{.path = "cached", .info = {.bytes = 40 * kBlock, .offset_alignment = kBlock}, .cached_from = kBlock}},
+      {.max_in_flight = 2, .max_cached_in_flight = 5});
+  const FileId file = backend.open("cached");
+  const AlignedMemory memory(kBlock);
+  const auto submit = [&](std::size_t begin, std::size_t count) {
+    std::vector<ReadRequest> requests;
+    for (std::size_t i = 0; i < count; ++i) requests.push_back({0, file, begin + i * kBlock, memory.span()});
+    return backend.submit(requests);
+  };
+  const auto collect = [&] {
+    Completion completion;
+    while (backend.collect({&completion, 1}, 0ns) == 0) {
+    }
+    EXPECT_FALSE(completion.error);
+  };
+  EXPECT_EQ(submit(kBlock, 10), 2u) << "whether they are cached is known afterwards";
+  EXPECT_EQ(submit(kBlock, 10), 2u);
+  EXPECT_EQ(submit(kBlock, 10), 1u);
+  EXPECT_EQ(backend.free_requests(), 0u);
+  for (int i = 0; i < 4; ++i) collect();
+  EXPECT_EQ(submit(0, 10), 2u);
+  EXPECT_EQ(backend.free_requests(), 0u) << "one goes to the disk";
+  for (int i = 0; i < 2; ++i) collect();
+  EXPECT_EQ(backend.in_flight(), 1u);
+  EXPECT_EQ(backend.free_requests(), 2u) << "it came, what is left is cached";
+  collect();
+  EXPECT_EQ(submit(0, 1), 1u);
+  EXPECT_EQ(backend.free_requests(), 1u);
 }
 
 TEST_F(Shell, ReportsAnEarlyEndOfFile) {

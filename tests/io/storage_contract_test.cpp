@@ -23,7 +23,7 @@ class FilesOnDisk : public StorageUnderTest {
     return directory_.write(std::to_string(count_++), pattern_bytes(seed, bytes));
   }
   std::unique_ptr<StorageBackend> make(std::size_t max_in_flight) override {
-    options_.max_in_flight = max_in_flight;
+    options_.max_in_flight = options_.max_cached_in_flight = max_in_flight;
     return make_(options_);
   }
   bool truncate(const std::string& path, std::uint64_t bytes) override {

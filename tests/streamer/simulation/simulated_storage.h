@@ -24,6 +24,7 @@ struct StorageFaults {
   double interrupted = 0;
   double busy = 0;
   double io_error = 0;
+  double cached = 0;             ///< a read is had from the page cache
   bool completes_early = false;  ///< a lie: the completion comes before the bytes
   bool loses_wakes = false;      ///< a lie, too
 };
@@ -41,8 +42,8 @@ class SimulatedStorage final : public StorageBackend {
   };
 
   SimulatedStorage(std::mt19937_64& random, std::shared_ptr<const MemoryFiles> files, std::uint32_t alignment,
-                   StorageFaults faults, std::size_t max_in_flight)
-      : StorageBackend({.max_in_flight = max_in_flight}),
+                   StorageFaults faults, const StorageLimits& limits)
+      : StorageBackend(limits),
         random_(random),
         files_(std::move(files)),
         alignment_(alignment),
@@ -63,6 +64,8 @@ class SimulatedStorage final : public StorageBackend {
     contents_.push_back(files_->at(path));
     return {.bytes = contents_.back().size(), .offset_alignment = alignment_, .memory_alignment = alignment_};
   }
+
+  bool do_is_cached(FileId, std::uint64_t, std::uint64_t) override { return happens(faults_.cached); }
 
   void do_submit(std::span<const RawRead> reads) override {
     if (on_read_) {

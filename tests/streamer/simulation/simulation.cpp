@@ -160,15 +160,20 @@ class World {
     device_->watch([this](std::span<const std::byte> written) { check_write(written); });
     const bool faulty = chance(50);
     StorageFaults faults{.late = 0.1 + 0.8 * static_cast<double>(below(100)) / 100,
+                         .cached = std::array{0.0, 0.5, 1.0}[below(3)],
                          .completes_early = lies_.storage_completes_early,
                          .loses_wakes = lies_.storage_loses_wakes};
     if (faulty) {
-      const double io_error = std::array{0.0, 0.0, 0.02, 0.2}[below(4)];
-      faults = {faults.late, 0.2, 0.1, 0.1, io_error, faults.completes_early, faults.loses_wakes};
+      faults.short_read = 0.2;
+      faults.interrupted = 0.1;
+      faults.busy = 0.1;
+      faults.io_error = std::array{0.0, 0.0, 0.02, 0.2}[below(4)];
     }
     pages_fail_ = faulty && chance(30);
     page_failures_.resize(layers());
-    storage_.emplace(random_, files_, alignment_, faults, 1 + below(8));
+    const std::size_t depth = 1 + below(8);
+    storage_.emplace(random_, files_, alignment_, faults,
+                     StorageLimits{.max_in_flight = depth, .max_cached_in_flight = depth * (1 + below(3))});
     storage_->watch([this](std::span<const std::byte> written) { check_write(written); });
     for (const SourceFile& file : table_.files) storage_->open(file.path);
     Plan plan = make_plan(table_, budget, {}, options_);
@@ -359,7 +364,9 @@ class World {
       loop_failed_ = true;
       staging_->hand_off().fail_for_good(std::current_exception());
     }
-    if (storage_->in_flight() > storage_->limits().max_in_flight) throw Failure("storage is over its depth");
+    if (storage_->in_flight() > storage_->limits().max_cached_in_flight) {
+      throw Failure("storage is over its depth");
+    }
     check_blocks_reading();
     check_copies_queued();
   }
@@ -626,7 +633,8 @@ class World {
       throw Failure("ring blocks were not given back");
     const PassStats total = staging_->hand_off().total();
     if (total.layers > outcome_.leases) throw Failure("more leases were counted than given");
-    if (total.bytes.disk > storage_->counters().bytes + page_bytes_) {
+    const StorageCounters& read = storage_->counters();
+    if (total.bytes.disk > read.bytes - read.cached_bytes + page_bytes_) {
       throw Failure("more bytes were counted than read");
     }
   }

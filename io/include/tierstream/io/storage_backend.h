@@ -59,8 +59,10 @@ struct Completion {
 inline constexpr std::chrono::nanoseconds kBusyPause = std::chrono::milliseconds(1);
 
 struct StorageLimits {
-  std::size_t max_in_flight = 64;            ///< requests; `submit` takes no more than this
+  std::size_t max_in_flight = 64;            ///< requests; `submit` takes no more than this at once
   std::size_t max_request_bytes = 1u << 30;  ///< below Linux' MAX_RW_COUNT of 2 GiB - 4 KiB
+  /// Requests, while each of them is had from the page cache. Less than `max_in_flight` means as many.
+  std::size_t max_cached_in_flight = 0;
   /// How long a read that met EAGAIN rests before it is tried again: `kBusyPause` where the operating system
   /// answers. 0: until the next `collect`, for storage without a clock, as simulations are.
   std::chrono::nanoseconds busy_pause{0};
@@ -142,7 +144,8 @@ class StorageBackend {
 
   /// Requests submitted and not yet collected.
   std::size_t in_flight() const noexcept { return in_flight_; }
-  std::size_t free_requests() const noexcept { return limits_.max_in_flight - in_flight_; }
+  /// How many `submit` takes now. Never so many that more than `max_in_flight` have to go to the disk.
+  std::size_t free_requests() const noexcept;
 
   StoragePath path() const;
   const StorageCounters& counters() const noexcept { return counters_; }
@@ -175,7 +178,8 @@ class StorageBackend {
   /// For backends that read past the page cache: whether these bytes, which lie within the file, are had from
   /// it without the disk and without bringing others in. Asked for each read, right before it is submitted.
   virtual bool do_is_cached(FileId, std::uint64_t /*offset*/, std::uint64_t /*bytes*/) { return false; }
-  /// Starts all of `reads`, or throws and starts none. There are never more than `max_in_flight` under way.
+  /// Starts all of `reads`, or throws and starts none. There are never more than `max_cached_in_flight` under
+  /// way.
   virtual void do_submit(std::span<const RawRead> reads) = 0;
   /// `wait` is neither negative nor so long that adding it to a clock overflows.
   virtual std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) = 0;
@@ -206,7 +210,7 @@ class StorageBackend {
     std::uint32_t busy_tries;     ///< EAGAIN since bytes last arrived
     std::uint32_t stalled_tries;  ///< short reads since then that ended no farther
     bool without_direct;          ///< was tried again after direct I/O was given up
-    bool cached;                  ///< the read under way
+    bool cached;                  ///< the read under way; see `set_cached`
     bool busy;
   };
 
@@ -215,6 +219,7 @@ class StorageBackend {
   void begin(const ReadRequest& request);
   /// What is left to read of a request, from the last position that meets the file's alignment.
   RawRead remaining(std::uint32_t index) const;
+  void set_cached(InFlight& request, bool cached);
   /// Submits `to_submit_`, each read from where it is had soonest.
   void start_reads();
   /// The one place where the result of a read is looked at. True: the request is finished and `completion`
@@ -238,6 +243,7 @@ class StorageBackend {
   std::vector<RawCompletion> raw_completions_;
   std::vector<Fallback> fallbacks_;
   std::size_t in_flight_ = 0;
+  std::size_t uncached_ = 0;  ///< of those
   StorageCounters counters_;
 };
 

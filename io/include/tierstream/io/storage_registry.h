@@ -24,9 +24,12 @@ struct StorageOptions {
   /// Requests. At 1 MiB each, 16 MiB keep a drive of 14 GB/s busy that answers within 1 ms; an array wants
   /// more. Too many make the nearest layer late: a drive serves side by side what it has been given.
   std::size_t max_in_flight = 16;
+  /// Requests, while all of them are had from the page cache; no less than `max_in_flight`. One processor
+  /// copies 32 MiB in 5 ms: longer than a thread that computes keeps the staging thread off a processor.
+  std::size_t max_cached_in_flight = 32;
   /// At least 1. The posix backend's own, 8 if not set; the kernel's workers that carry out io_uring's
-  /// buffered reads, from the page cache and from the disk, as many as the kernel lends if not set. io_uring's
-  /// direct reads need none.
+  /// buffered reads, from the page cache and from the disk, as many as the kernel lends if not set.
+  /// io_uring's direct reads need none.
   std::optional<unsigned> threads = {};
   /// A fallback from what is required here throws Error kRequirementNotMet instead of being recorded.
   bool require_io_uring = false;

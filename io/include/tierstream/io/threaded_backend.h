@@ -46,6 +46,7 @@ class BlockingStorage {
 struct ThreadedOptions {
   unsigned threads = 8;  ///< 8-16 saturate one NVMe drive with reads of 1-4 MiB
   std::size_t max_in_flight = 64;
+  std::size_t max_cached_in_flight = 0;  ///< as in StorageLimits
 };
 
 /// Runs a BlockingStorage on threads of its own. Destroying it waits for the reads that have begun.
