@@ -78,7 +78,10 @@ ScriptModuleList::ScriptModuleList(const torch::jit::Module& model, std::string_
                 fmt::format("\"{}\" is a {}, whose modules are not called 0, 1, ...{}", path, type_of(list_),
                             lists_in(model)));
   }
-  for (const auto& module : list_.children()) modules_.push_back(module);
+  for (const auto& child : list_.named_children()) {
+    attributes_.push_back(list_.type()->getAttributeSlot(child.name));
+    modules_.push_back(child.value);
+  }
 }
 
 torch::jit::Module& ScriptModuleList::at(std::size_t index) const {
@@ -86,7 +89,8 @@ torch::jit::Module& ScriptModuleList::at(std::size_t index) const {
     throw Error(Errc::kInvalidArgument, fmt::format("layer {} of \"{}\" is out of range: there are 0 to {}",
                                                     index, path_, size() - 1));
   }
-  if (list_.attr(std::to_string(index)).toModule() != modules_[index]) {
+  const c10::IValue& now = list_._ivalue()->getSlot(attributes_[index]);
+  if (&now.toObjectRef() != modules_[index]._ivalue().get()) {
     throw Error(Errc::kModuleChanged,
                 fmt::format("\"{}\" holds another module than the one that is streamed", path_of(index)));
   }

@@ -35,6 +35,7 @@ class ScriptModuleList {
  private:
   std::string path_;
   torch::jit::Module list_;
+  std::vector<std::size_t> attributes_;  ///< of the list, by index: looking one up by its name allocates
   mutable std::vector<torch::jit::Module> modules_;  // handles; calling one is not const
 };
 
