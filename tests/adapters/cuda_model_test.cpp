@@ -1,10 +1,16 @@
 // The adapter on a GPU: the same bits as the same model resident there, and nothing left behind.
+#include <ATen/DeviceAccelerator.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 #include <tierstream/adapters/torch/streamed_model.h>
 #include <tierstream/tiers/cuda/cuda_device.h>
 #include <torch/nn.h>
+
+#include <map>
+#include <memory>
+#include <vector>
 
 #include "adapters/tiny_model.h"
 
@@ -86,6 +92,122 @@ TEST_P(CudaModel, RunsOnAnotherStreamAtEachCall) {
     for (std::size_t i = 0; i < kLayers; ++i) x = layers.acquire(i)->forward(x);
     const at::Tensor y = model_->head->forward(x);
     EXPECT_TRUE(at::equal(y, expected_)) << "round " << round;
+  }
+}
+
+/// Of a layer in its slot, or where it is converted; captured once.
+class LayerGraph {
+ public:
+  LayerGraph(TinyLayerImpl& layer, const at::Tensor& x, at::Tensor& y, cudaStream_t stream) {
+    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), cudaSuccess);
+    y.copy_(layer.forward(x));
+    cudaGraph_t graph = nullptr;
+    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
+    EXPECT_EQ(cudaGraphInstantiate(&graph_, graph, 0), cudaSuccess);
+    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
+  }
+  LayerGraph(const LayerGraph&) = delete;
+  LayerGraph& operator=(const LayerGraph&) = delete;
+  ~LayerGraph() { cudaGraphExecDestroy(graph_); }
+  void launch(cudaStream_t stream) const { EXPECT_EQ(cudaGraphLaunch(graph_, stream), cudaSuccess); }
+
+ private:
+  cudaGraphExec_t graph_ = nullptr;
+};
+
+TEST_P(CudaModel, KeepsCapturedGraphsValidWhereSlotsAreStable) {
+  options_.streaming.stable_slots = true;
+  const StreamedModel streamed = stream(*model_, kPath, checkpoint(), options_);
+  ASSERT_GT(streamed.streamer().plan().streamed_layers(), 2u);
+  const auto layers = streamed.layers<TinyLayerImpl>();
+  const c10::impl::VirtualGuardImpl gpu(at::kCUDA);
+  gpu.getDefaultStream(kGpu).synchronize();
+  const c10::StreamGuard guard(gpu.getStreamFromGlobalPool(kGpu, false));
+  auto* const stream = static_cast<cudaStream_t>(current_stream(kGpu).handle);
+  at::Tensor y = at::empty_like(input_);
+  std::map<std::size_t, LayerGraph> graphs;
+  for (int pass = 0; pass < 4; ++pass) {
+    for (std::size_t i = 0; i < kLayers; ++i) {
+      const at::Tensor expected = resident_->layer(i)->forward(input_);  // also readies what a capture needs
+      const auto layer = layers.acquire(i);
+      const LayerGraph& graph = graphs.try_emplace(i, *layer, input_, y, stream).first->second;
+      y.zero_();
+      graph.launch(stream);
+      EXPECT_TRUE(at::equal(y, expected)) << "pass " << pass << ", layer " << i;
+    }
+  }
+}
+
+TEST_P(CudaModel, KeepsWhatForwardWritesIntoBuffers) {
+  for (std::size_t i = 0; i < kLayers; ++i) model_->layer(i)->register_buffer("calls", torch::zeros({1}));
+  StreamedModel streamed = stream(*model_, kPath, checkpoint(), options_);
+  for (int pass = 0; pass < 3; ++pass) {
+    for (auto&& layer : streamed.layers<TinyLayerImpl>()) {
+      at::Tensor calls = layer->named_buffers()["calls"];
+      ASSERT_TRUE(calls.is_cuda());
+      calls.add_(1);
+    }
+  }
+  streamed.close();
+  for (std::size_t i = 0; i < kLayers; ++i) {
+    const at::Tensor calls = model_->layer(i)->named_buffers()["calls"];
+    EXPECT_TRUE(calls.is_cpu());
+    EXPECT_EQ(calls.item<float>(), 3.0f);
+  }
+}
+
+/// A little that stays each time would show, were it of the device's memory or of torch's.
+TEST_P(CudaModel, LeavesNothingOnTheDeviceHoweverOftenItIsStreamed) {
+  const Lora lora{
+      {{"encoder.layer.2.linear.weight", torch::rand({4, kWidth}), torch::rand({kWidth, 4}), 0.5}}};
+  const auto used_bytes = [] {
+    at::accelerator::synchronizeDevice(0);
+    at::accelerator::emptyCache();
+    const auto [free, total] = at::accelerator::getMemoryInfo(0);
+    return total - free;
+  };
+  const auto use_once = [&] {
+    StreamedModel streamed = stream(*model_, kPath, checkpoint(), options_);
+    streamed.add_lora(lora);
+    run(streamed);
+    streamed.close();
+  };
+  for (int i = 0; i < 3; ++i) use_once();
+  const std::size_t before = used_bytes();
+  for (int i = 0; i < 100; ++i) use_once();
+  EXPECT_LE(used_bytes(), before + (2u << 20));
+}
+
+/// Layers whose copies take far longer than a kernel's launch.
+struct WideModelImpl : torch::nn::Module {
+  static constexpr std::int64_t kSide = 2048;
+  WideModelImpl() {
+    const auto options = torch::nn::LinearOptions(kSide, kSide).bias(false);
+    for (std::size_t i = 0; i < kLayers; ++i) layers->push_back(torch::nn::Linear(options));
+    register_module("layers", layers);
+  }
+  torch::nn::ModuleList layers;
+};
+
+TEST_P(CudaModel, MakesEachNewCurrentStreamWaitForTheLayersBytes) {
+  auto model = std::make_shared<WideModelImpl>();
+  const at::Tensor x = torch::ones({1, WideModelImpl::kSide}, kGpu);
+  std::vector<at::Tensor> expected;
+  for (const auto& layer : *model->layers) {
+    expected.push_back(at::linear(x, layer->as<torch::nn::LinearImpl>()->weight.detach().to(kGpu)));
+  }
+  StreamOptions options = options_;
+  options.streaming.budget = {.gpu = 3 * (16u << 20), .pinned = 1u << 30};
+  const StreamedModel streamed = stream(*model, "layers", options);
+  ASSERT_GT(streamed.streamer().plan().streamed_layers(), 3u);
+  const c10::impl::VirtualGuardImpl gpu(at::kCUDA);
+  gpu.getDefaultStream(kGpu).synchronize();
+  for (int round = 0; round < 20; ++round) {
+    for (std::size_t i = 0; i < kLayers; ++i) {
+      const c10::StreamGuard guard(gpu.getStreamFromGlobalPool(kGpu, false));
+      const auto layer = streamed.layers<torch::nn::LinearImpl>().acquire((i * 5 + 1) % kLayers);
+      EXPECT_TRUE(at::equal(layer->forward(x), expected[layer.index()])) << "round " << round;
+    }
   }
 }
 
