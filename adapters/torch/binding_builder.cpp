@@ -52,6 +52,7 @@ void BindingBuilder::build() {
     tensor.set_requires_grad(false);
     tensor.set_data(data);
   }
+  for (ModelBinding::StayingWeight& weight : binding_.staying_) weight.bound = weight.tensor.const_data_ptr();
 }
 
 const TensorSpec& BindingBuilder::source_of(const PlannedWeight& weight) const {
@@ -113,8 +114,18 @@ void BindingBuilder::add_staying(const PlannedWeight& weight) {
   } else {
     data = loaded(weight);
   }
-  binding_.staying_.push_back({.tensor = weight.tensor,
-                               .home = home_of(weight),
+  keep(weight, home_of(weight), data);
+}
+
+void BindingBuilder::keep(const PlannedWeight& weight, const at::Tensor& home, const at::Tensor& data) {
+  if (!weight.is_buffer) {  // buffers may be assigned
+    for (const std::size_t layer : weight.users) {
+      if (layer < binding_.size()) binding_.layers_[layer].staying.push_back(binding_.staying_.size());
+    }
+  }
+  binding_.staying_.push_back({.name = weight.name,
+                               .tensor = weight.tensor,
+                               .home = home,
                                .like = shape_of(weight.tensor),
                                .required_grad = weight.tensor.requires_grad(),
                                .is_bound = data.defined()});
@@ -139,16 +150,10 @@ void BindingBuilder::add_overlap(const Overlap& overlap) {
   }
   for (const std::size_t i : overlap.weights) {
     const PlannedWeight& weight = plan_.weights[i];
-    const at::Tensor data =
-        moves ? view_within(copy, overlap.begin, weight.tensor) : weight.tensor.variable_data();
-    if (weight.source) data.copy_(stored(weight));
+    const at::Tensor data = moves ? view_within(copy, overlap.begin, weight.tensor) : at::Tensor();
+    if (weight.source) data.copy_(stored(weight));  // what has a source moves
     const bool shows_original = moves && !has_source && !has_buffer;
-    binding_.staying_.push_back({.tensor = weight.tensor,
-                                 .home = shows_original ? weight.tensor.variable_data() : at::Tensor(),
-                                 .like = shape_of(weight.tensor),
-                                 .required_grad = weight.tensor.requires_grad(),
-                                 .is_bound = moves});
-    new_data_.emplace_back(weight.tensor, data);
+    keep(weight, shows_original ? weight.tensor.variable_data() : at::Tensor(), data);
   }
 }
 

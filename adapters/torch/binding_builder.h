@@ -23,6 +23,8 @@ class BindingBuilder {
   void add_overlap(const Overlap& overlap);
   void add_streamed(const PlannedWeight& weight);
   void add_staying(const PlannedWeight& weight);
+  /// `home` and `data` may be undefined: it shows itself, and keeps its data.
+  void keep(const PlannedWeight& weight, const at::Tensor& home, const at::Tensor& data);
 
   const TensorSpec& source_of(const PlannedWeight& weight) const;
   /// Its source's bytes on the device, for as long as `lease_` is.

@@ -14,9 +14,12 @@
 namespace tierstream {
 namespace {
 
-std::string describe_difference(const at::Tensor& tensor, const TensorSpec& spec) {
-  return fmt::format("[{}] {} in the module, [{}] {} in the checkpoint", fmt::join(tensor.sizes(), ", "),
-                     c10::toString(tensor.scalar_type()), fmt::join(spec.shape, ", "), name_of(spec.dtype));
+std::string describe_shape(const at::Tensor& tensor) {
+  return fmt::format("[{}] {}", fmt::join(tensor.sizes(), ", "), c10::toString(tensor.scalar_type()));
+}
+
+std::string describe_shape(const TensorSpec& spec) {
+  return fmt::format("[{}] {}", fmt::join(spec.shape, ", "), name_of(spec.dtype));
 }
 
 bool is_alike(const at::Tensor& tensor, const TensorSpec& spec) {
@@ -59,13 +62,24 @@ class Matcher {
       if (!planned.source) planned.source = source;  // outside comes first
       const TensorSpec& spec = layer.tensors[source.tensor];
       if (!is_alike(weight.tensor, spec)) {
-        plan_.report.unlike.push_back(layer.full_name(spec) + ": " +
-                                      describe_difference(weight.tensor, spec));
+        plan_.report.unlike.push_back(
+            {layer.full_name(spec), fmt::format("{} in the module, {} in the checkpoint",
+                                                describe_shape(weight.tensor), describe_shape(spec))});
       }
     }
     if (options_.allow_unexpected) return;
     for (const TensorSpec& spec : layer.tensors) {
-      if (unmatched.contains(spec.name)) plan_.report.unexpected.push_back(layer.full_name(spec));
+      if (unmatched.contains(spec.name)) {
+        plan_.report.unexpected.push_back({layer.full_name(spec), describe_shape(spec)});
+      }
+    }
+  }
+
+  /// After all have been matched.
+  void note_use(std::size_t layer_index, const std::vector<at::Tensor>& tensors) {
+    for (const at::Tensor& tensor : tensors) {
+      const auto found = positions_.find(tensor.unsafeGetTensorImpl());
+      if (found != positions_.end()) add_user(plan_.weights[found->second], layer_index);
     }
   }
 
@@ -76,14 +90,21 @@ class Matcher {
     if (is_new) {
       std::string name = fmt::format("{}{}", prefix, weight.name);
       refuse_fixed(weight.tensor, name);
+      const bool is_read_only = options_.is_read_only && options_.is_read_only(name);
       plan_.weights.push_back({.name = std::move(name),
                                .tensor = weight.tensor,
-                               .is_buffer = weight.is_buffer,
-                               .owner = layer_index});
+                               .is_buffer = weight.is_buffer && !is_read_only,
+                               .may_be_missing = weight.is_buffer || options_.allow_missing});
     }
     PlannedWeight& planned = plan_.weights[found->second];
-    planned.has_several_owners |= planned.owner != layer_index;
+    add_user(planned, layer_index);
     return planned;
+  }
+
+  static void add_user(PlannedWeight& weight, std::size_t layer_index) {
+    if (std::ranges::find(weight.users, layer_index) == weight.users.end()) {
+      weight.users.push_back(layer_index);
+    }
   }
 
   std::size_t outside_;
@@ -96,7 +117,7 @@ Placement placement_of(const PlannedWeight& weight, std::size_t outside, bool ov
   if (!weight.source) return Placement::kOwn;
   if (overlaps) return Placement::kLoaded;
   if (weight.source->layer == outside) return Placement::kOutside;
-  return weight.is_buffer || weight.has_several_owners ? Placement::kLoaded : Placement::kStreamed;
+  return weight.is_buffer || weight.users.size() > 1 ? Placement::kLoaded : Placement::kStreamed;
 }
 
 /// True: the overlap's tensors that have a source fill the bytes of all of them.
@@ -130,20 +151,36 @@ std::vector<Overlap> find_overlaps(const std::vector<PlannedWeight>& weights) {
   return overlaps;
 }
 
+/// Of layers that only one of the two has.
+void report_surplus_layers(const ModelWeights& model, const LayerTable& table, WeightReport& report) {
+  for (std::size_t i = table.layers.size(); i < model.layers.size(); ++i) {
+    for (const ModelWeight& weight : model.layers[i].weights) {
+      if (weight.is_buffer) continue;
+      report.missing.push_back({model.layers[i].name + "." + weight.name, describe_shape(weight.tensor)});
+    }
+  }
+  for (std::size_t i = model.layers.size(); i < table.layers.size(); ++i) {
+    for (const TensorSpec& spec : table.layers[i].tensors) {
+      report.unexpected.push_back({table.layers[i].full_name(spec), describe_shape(spec)});
+    }
+  }
+}
+
 }  // namespace
 
 BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, const BindOptions& options) {
   const std::size_t outside = table.layers.size();
-  if (model.layers.size() != outside) {
-    throw Error(Errc::kWeightMismatch, fmt::format("the module has {}, the checkpoint {}",
-                                                   counted(model.layers.size(), "layer"), outside));
-  }
   BindingPlan plan;
+  plan.report.module_layers = model.layers.size();
+  plan.report.checkpoint_layers = outside;
+  const std::size_t common = std::min(model.layers.size(), outside);
   Matcher matcher(table, options, plan);
   matcher.match(outside, "", model.outside, table.outside);
-  for (std::size_t i = 0; i < outside; ++i) {
+  for (std::size_t i = 0; i < common; ++i) {
     matcher.match(i, model.layers[i].name + ".", model.layers[i].weights, table.layers[i]);
   }
+  matcher.note_use(outside, model.also_used_outside);
+  for (std::size_t i = 0; i < common; ++i) matcher.note_use(i, model.layers[i].also_used);
 
   plan.overlaps = find_overlaps(plan.weights);
   std::vector<bool> overlaps(plan.weights.size());
@@ -157,16 +194,15 @@ BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, con
   for (std::size_t i = 0; i < plan.weights.size(); ++i) {
     PlannedWeight& weight = plan.weights[i];
     weight.placement = placement_of(weight, outside, overlaps[i]);
-    const bool is_known = weight.source || has_values[i] || weight.is_buffer || options.allow_missing;
-    if (!is_known) plan.report.missing.push_back(weight.name);
+    if (weight.source || has_values[i] || weight.may_be_missing) continue;
+    plan.report.missing.push_back({weight.name, describe_shape(weight.tensor)});
   }
+  report_surplus_layers(model, table, plan.report);
   return plan;
 }
 
 void refuse_mismatch(const WeightReport& report) {
-  if (!report.empty()) {
-    throw Error(Errc::kWeightMismatch, "the checkpoint does not fit the module: " + describe(report));
-  }
+  if (!report.empty()) throw WeightMismatch("the checkpoint does not fit the module: ", report);
 }
 
 bool lies_as_in_module(const at::Tensor& tensor, const TensorSpec& source) {
@@ -198,10 +234,10 @@ std::uint64_t kept_bytes(const BindingPlan& plan, const LayerTable& table, const
   return staying + most_landing_buffers(max_slots, table.layers.size()) * largest;
 }
 
-LayerTable table_of(const ModelWeights& model) {
+LayerTable table_of(const ModelWeights& model, const BindOptions& options) {
   LayerTable table;
   for (const LayerWeights& layer : model.layers) table.layers.push_back({layer.name, {}});
-  const BindingPlan plan = plan_binding(model, table, {.allow_missing = true});
+  const BindingPlan plan = plan_binding(model, table, options);
   std::vector<bool> overlaps(plan.weights.size());
   for (const Overlap& overlap : plan.overlaps) {
     for (const std::size_t i : overlap.weights) overlaps[i] = true;
@@ -209,13 +245,14 @@ LayerTable table_of(const ModelWeights& model) {
   for (std::size_t i = 0; i < plan.weights.size(); ++i) {
     const PlannedWeight& weight = plan.weights[i];
     const at::Tensor& tensor = weight.tensor;
-    if (weight.owner == model.layers.size() || weight.has_several_owners || weight.is_buffer || overlaps[i] ||
+    const std::size_t owner = weight.users.front();
+    if (owner == model.layers.size() || weight.users.size() > 1 || weight.is_buffer || overlaps[i] ||
         !tensor.is_cpu() || !tensor.is_non_overlapping_and_dense() || tensor.nbytes() == 0) {
       continue;
     }
     const auto dtype = find_dtype(tensor.scalar_type());
     if (!dtype) continue;
-    Layer& layer = table.layers[weight.owner];
+    Layer& layer = table.layers[owner];
     layer.tensors.push_back({.name = weight.name.substr(layer.name.size() + 1),
                              .dtype = *dtype,
                              .shape = tensor.sizes().vec(),

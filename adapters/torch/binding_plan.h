@@ -30,9 +30,10 @@ struct PlannedSource {
 struct PlannedWeight {
   std::string name;  ///< in full, where it stands first
   at::Tensor tensor;
-  bool is_buffer = false;
-  std::size_t owner = 0;  ///< the layer where it stands first; the number of layers: outside
-  bool has_several_owners = false;
+  bool is_buffer = false;  ///< stays, with what is written to it
+  bool may_be_missing = false;
+  /// The layers that use it, where it stands first at first; the number of layers: what is outside.
+  std::vector<std::size_t> users = {};
   std::optional<PlannedSource> source = {};
   Placement placement = Placement::kOwn;
 };
@@ -51,17 +52,17 @@ struct BindingPlan {
   WeightReport report;
 };
 
-/// Matches the tensors of `model` with those of `table` by name. Throws Error kWeightMismatch when the
-/// numbers of layers differ, kInvalidArgument for a tensor whose data torch does not let anybody replace
-/// (meta, inference).
+/// Matches the tensors of `model` with those of `table` by name. Throws Error kInvalidArgument for a tensor
+/// whose data torch does not let anybody replace (meta, inference).
 BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, const BindOptions& options);
 
-/// Throws Error kWeightMismatch with the report's text, unless it is empty.
+/// Throws WeightMismatch, unless the report is empty.
 void refuse_mismatch(const WeightReport& report);
 
-/// The layers' parameters as spans of the memory in which they lie: those that have it for themselves and
-/// fill it without a hole. The others have no source, and neither has what is outside the layers.
-LayerTable table_of(const ModelWeights& model);
+/// The layers' parameters, and buffers that are only read, as spans of the memory in which they lie: those
+/// that have it for themselves and fill it without a hole. The others have no source, and neither has what is
+/// outside the layers.
+LayerTable table_of(const ModelWeights& model, const BindOptions& options);
 
 /// Bytes that the model's tensors take of `device` beside the streamer's; for those that take their final
 /// form there, with `max_slots` slots.

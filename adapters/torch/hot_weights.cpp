@@ -81,21 +81,30 @@ bool fits(const LoraWeight& change, const at::Tensor& weight) {
          weight.size(0) == change.b.size(0) && weight.size(1) == change.a.size(1);
 }
 
+std::string describe_difference(const LoraWeight& change, const at::Tensor& weight) {
+  const auto shape = [](const at::Tensor& tensor) {
+    return tensor.defined() ? fmt::format("[{}]", fmt::join(tensor.sizes(), ", ")) : "none";
+  };
+  return fmt::format("{} {} in the module, B {} and A {} in the LoRA", shape(weight),
+                     c10::toString(weight.scalar_type()), shape(change.b), shape(change.a));
+}
+
 }  // namespace
 
 ModelBinding::LoraId ModelBinding::add_lora(const Lora& lora, double strength) {
   refuse_leases();
-  std::vector<std::string> unlike;
+  WeightReport report;
   std::vector<StreamedWeight*> targets;
   for (const LoraWeight& change : lora.weights) {
     StreamedWeight* const target = find_in_checkpoint(change.name);
-    if (target == nullptr || !fits(change, target->like)) unlike.push_back(change.name);
+    if (target == nullptr) {
+      report.unexpected.push_back({change.name, "none of the streamed weights"});
+    } else if (!fits(change, target->like)) {
+      report.unlike.push_back({change.name, describe_difference(change, target->like)});
+    }
     targets.push_back(target);
   }
-  if (!unlike.empty()) {
-    WeightReport report{.missing = {}, .unexpected = {}, .unlike = std::move(unlike)};
-    throw Error(Errc::kWeightMismatch, "the LoRA does not fit the streamed weights: " + describe(report));
-  }
+  if (!report.empty()) throw WeightMismatch("the LoRA does not fit the streamed weights: ", report);
   for (std::size_t i = 0; i < targets.size(); ++i) {
     const LoraWeight& change = lora.weights[i];
     const double factor = strength * change.scaling;

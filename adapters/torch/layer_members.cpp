@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <optional>
+#include <utility>
 
 namespace tierstream {
 namespace {
@@ -54,9 +55,25 @@ bool is_parameter_list(const torch::nn::Module& module) {
 
 }  // namespace
 
+std::vector<at::Tensor> assigned_members(const torch::nn::Module& module,
+                                         const std::function<bool(const torch::nn::Module&)>& is_skipped) {
+  if (is_skipped && is_skipped(module)) return {};
+  const std::vector<at::Tensor> registered = module.parameters(/*recurse=*/false);
+  std::vector<at::Tensor> assigned;
+  for (const at::Tensor* const member : known_members(module)) {
+    const bool is_own =
+        std::ranges::any_of(registered, [&](const at::Tensor& own) { return member->is_same(own); });
+    if (member->defined() && !is_own) assigned.push_back(*member);
+  }
+  for (const auto& child : module.children()) {
+    for (at::Tensor& tensor : assigned_members(*child, is_skipped)) assigned.push_back(std::move(tensor));
+  }
+  return assigned;
+}
+
 LayerMembers::LayerMembers(const std::shared_ptr<torch::nn::Module>& layer, const std::string& name) {
   add(layer, name, /*is_held=*/false);  // who holds the layer itself is for its list to say
-  std::optional<std::size_t> listed;  // handles that are no members
+  std::optional<std::size_t> listed;    // handles that are no members
   for (const Parameter& parameter : parameters_) {
     if (parameter.member == nullptr) continue;
     listed = std::min(listed.value_or(parameter.handles - 1), parameter.handles - 1);
@@ -99,10 +116,11 @@ void LayerMembers::refuse_reassigned() const {
   for (const Parameter& parameter : parameters_) {  // the modules are there, and with them their members
     if (parameter.member == nullptr) {
       if (parameter.registered.use_count() > kRegistrationAndBinding) continue;
-      throw Error(Errc::kModuleChanged,
-                  "nothing but its registration holds it any more, as if a member was assigned another tensor "
-                  "while the layer was streamed",
-                  {.tensor = parameter.name});
+      throw Error(
+          Errc::kModuleChanged,
+          "nothing but its registration holds it any more, as if a member was assigned another tensor "
+          "while the layer was streamed",
+          {.tensor = parameter.name});
     }
     if (parameter.member->unsafeGetTensorImpl() == parameter.registered._unsafe_get_target()) continue;
     throw Error(Errc::kModuleChanged,

@@ -4,11 +4,17 @@
 #include <torch/nn/module.h>
 
 #include <cstddef>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace tierstream {
+
+/// What torch's own modules, `module` and those within it, compute with though it is registered elsewhere:
+/// weights that were tied by assigning a member, as C++ does it. `is_skipped` says where not to look.
+std::vector<at::Tensor> assigned_members(
+    const torch::nn::Module& module, const std::function<bool(const torch::nn::Module&)>& is_skipped = {});
 
 /// The members through which a layer's code reaches its parameters and submodules. They are handles beside
 /// those that the modules have registered, and may be assigned others: the layer then computes with what is

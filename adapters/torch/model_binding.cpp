@@ -83,15 +83,18 @@ Pass ModelBinding::begin_pass(std::vector<std::uint32_t> schedule) {
 // --- Leases ---
 
 void ModelBinding::refuse_changed(const LayerState& layer) const {
-  for (const StreamedWeight& weight : layer.weights) {
-    const at::Tensor& parameter = weight.parameter;
+  const auto check = [](const at::Tensor& parameter, const void* bound, const std::string& name) {
     const char* what = nullptr;
-    if (parameter.const_data_ptr() != weight.bound) {
+    if (parameter.const_data_ptr() != bound) {
       what = "was given other data or moved while it was streamed";
     } else if (parameter.use_count() == 1) {
       what = "belongs to no module any more: a part of its layer was replaced while it was streamed";
     }
-    if (what != nullptr) throw Error(Errc::kModuleChanged, what, {.tensor = weight.name});
+    if (what != nullptr) throw Error(Errc::kModuleChanged, what, {.tensor = name});
+  };
+  for (const StreamedWeight& weight : layer.weights) check(weight.parameter, weight.bound, weight.name);
+  for (const std::size_t i : layer.staying) {
+    check(staying_[i].tensor, staying_[i].bound, staying_[i].name);
   }
   if (layer.members) layer.members->refuse_reassigned();
 }

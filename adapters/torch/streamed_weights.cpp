@@ -179,7 +179,7 @@ std::shared_ptr<StreamedWeights> stream_own_weights(const ModelWeights& model, c
   own.binding.rename = nullptr;
   own.binding.rename_outside = nullptr;
   own.binding.allow_missing = true;
-  return std::make_shared<StreamedWeights>(model, table_of(model), own, tensors_of(model));
+  return std::make_shared<StreamedWeights>(model, table_of(model, own.binding), own, tensors_of(model));
 }
 
 void throw_not_streamed(std::string_view path, const std::vector<std::string>& paths) {

@@ -12,12 +12,17 @@ namespace {
 /// More names than this are counted, not listed.
 constexpr std::size_t kListedNames = 5;
 
-void append(std::string& text, std::string_view kind, const std::vector<std::string>& names) {
-  if (names.empty()) return;
-  const auto listed = std::span(names).first(std::min(names.size(), kListedNames));
-  text += fmt::format("{}{} {} ({}", text.empty() ? "" : ", ", names.size(), kind, fmt::join(listed, "; "));
-  if (names.size() > listed.size()) text += fmt::format("; and {} more", names.size() - listed.size());
-  text += ")";
+void append(std::string& text, std::string_view kind, std::span<const WeightReport::Entry> entries) {
+  if (entries.empty()) return;
+  std::vector<std::string> listed;
+  for (const auto& [name, what] : entries.first(std::min(entries.size(), kListedNames))) {
+    listed.push_back(what.empty() ? name : name + ": " + what);
+  }
+  if (entries.size() > listed.size()) {
+    listed.push_back(fmt::format("and {} more", entries.size() - listed.size()));
+  }
+  text +=
+      fmt::format("{}{} {} ({})", text.empty() ? "" : ", ", entries.size(), kind, fmt::join(listed, "; "));
 }
 
 }  // namespace
@@ -34,10 +39,17 @@ std::function<std::string(std::string_view)> rename_prefixes(
 
 std::string describe(const WeightReport& report) {
   std::string text;
+  if (report.module_layers != report.checkpoint_layers) {
+    text = fmt::format("the module has {}, the checkpoint {}", counted(report.module_layers, "layer"),
+                       report.checkpoint_layers);
+  }
   append(text, "missing in the checkpoint", report.missing);
   append(text, "unknown to the module", report.unexpected);
   append(text, "of other shape or dtype", report.unlike);
   return text;
 }
+
+WeightMismatch::WeightMismatch(const std::string& message, WeightReport report)
+    : Error(Errc::kWeightMismatch, message + describe(report)), report_(std::move(report)) {}
 
 }  // namespace tierstream

@@ -45,6 +45,7 @@ TORCH_MODULE(Model);
 
 // Each runs `x` through a model with the weights of `checkpoint`, within `budget`, in its own way.
 at::Tensor range(const Checkpoint& checkpoint, const Budget& budget, at::Tensor x);
+at::Tensor other_names(const Checkpoint& checkpoint, const Budget& budget, at::Tensor x);
 at::Tensor streamed_holder(const Checkpoint& checkpoint, const Budget& budget, at::Tensor x);
 at::Tensor sequential(const Checkpoint& checkpoint, const Budget& budget, at::Tensor x);
 at::Tensor script(const Checkpoint& checkpoint, const Budget& budget, at::Tensor x);

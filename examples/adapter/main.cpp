@@ -45,6 +45,7 @@ int run(const std::string& file) {
     different += is_equal ? 0 : 1;
   };
   check("range", range(checkpoint, budget, x));
+  check("other_names", other_names(checkpoint, budget, x));
   check("streamed_holder", streamed_holder(checkpoint, budget, x));
   check("sequential", sequential(checkpoint, budget, x));
   check("script", script(checkpoint, budget, x));

@@ -5,14 +5,17 @@
 #include <torch/nn.h>
 #include <torch/serialize.h>
 
+#include <cerrno>
 #include <csignal>
 #include <map>
 #include <optional>
 #include <sstream>
 #include <tuple>
+#include <utility>
 
 #include "adapters/tiny_model.h"
 #include "support/allocations.h"
+#include "support/scripted_backend.h"
 #include "support/thrown.h"
 
 namespace tierstream {
@@ -25,6 +28,15 @@ constexpr const char* kPath = "encoder.layer";
 constexpr std::uint64_t kAmpleBytes = 1u << 20;
 
 Budget ample() { return {.gpu = kAmpleBytes, .pinned = 16u << 20}; }
+/// For models without more than their layers and the head.
+Budget few_slots() { return {.gpu = 30'000, .pinned = 16u << 20}; }
+
+/// Of all layers, as they are stored.
+std::uint64_t layer_bytes(const LayerTable& table) {
+  std::uint64_t bytes = 0;
+  for (const Layer& layer : table.layers) bytes += layer.bytes();
+  return bytes;
+}
 
 class Binding : public testing::Test {
  protected:
@@ -93,7 +105,8 @@ TEST_F(Binding, LeavesAClonePlainAndWithTheTrueWeights) {
   const Tensors tensors = tensors_of(*model);
   std::shared_ptr<torch::nn::Module> clone;
   {
-    const StreamedModel streamed = stream(*model, "layers", {.streaming = {.budget = ample()}});
+    const StreamedModel streamed = stream(*model, "layers", {.streaming = {.budget = few_slots()}});
+    ASSERT_GT(streamed.streamer().plan().streamed_layers(), 1u);
     const auto leased = streamed.layers<torch::nn::LinearImpl>().acquire(1);
     clone = model->clone();
   }
@@ -133,8 +146,7 @@ TEST_F(Binding, ShowsNaNWhereTheFileIsUnaligned) {
 TEST_F(Binding, StreamsFromTheModulesOwnWeightsWhereTheyLie) {
   const at::Tensor expected = model_->forward_resident(some_input());
   const void* const address = weight(1).data_ptr();
-  StreamedModel streamed =
-      stream(*model_, kPath, {.streaming = {.budget = {.gpu = 30'000, .pinned = 16u << 20}}});
+  StreamedModel streamed = stream(*model_, kPath, {.streaming = {.budget = few_slots()}});
   EXPECT_EQ(streamed.streamer().plan().slots, 2u);
   EXPECT_EQ(weight(1).data_ptr(), address);
   for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::equal(run(streamed), expected));
@@ -147,7 +159,8 @@ TEST_F(Binding, StreamsFromTheModulesOwnWeightsWhereTheyLie) {
 TEST_F(Binding, KeepsOwnWeightsAliveWhenTheModelIsDestroyed) {
   auto model = std::make_shared<TinyModelImpl>(kLayers);
   const at::Tensor weight = model->layer(4)->linear->weight.detach().clone();
-  const StreamedModel streamed = stream(*model, kPath, {.streaming = {.budget = ample()}});
+  const StreamedModel streamed = stream(*model, kPath, {.streaming = {.budget = few_slots()}});
+  ASSERT_GT(streamed.streamer().plan().streamed_layers(), 2u);
   model.reset();
   const auto layer = streamed.layers<TinyLayerImpl>().acquire(4);
   EXPECT_TRUE(at::equal(layer->linear->weight, weight));
@@ -157,7 +170,8 @@ TEST_F(Binding, KeepsTheOrderOfElementsOfOwnWeights) {
   auto& linear = *model_->layer(2)->linear;
   linear.weight.set_data(linear.weight.detach().clone().t());  // not contiguous
   const at::Tensor expected = model_->forward_resident(some_input());
-  const StreamedModel streamed = stream(*model_, kPath, {.streaming = {.budget = ample()}});
+  const StreamedModel streamed = stream(*model_, kPath, {.streaming = {.budget = few_slots()}});
+  ASSERT_GT(streamed.streamer().plan().streamed_layers(), 2u);
   EXPECT_TRUE(at::equal(run(streamed), expected));
   const auto layer = streamed.layers<TinyLayerImpl>().acquire(2);
   EXPECT_EQ(layer->linear->weight.strides(), at::IntArrayRef({1, kWidth}));
@@ -252,13 +266,35 @@ TEST_F(Binding, FillsOverlappingMemoryFromThePartsThatTheCheckpointHas) {
   const at::Tensor parameter = model_->head->named_parameters()["both"];
   model_->head->weight.set_data(parameter.detach().narrow(0, 0, kWidth));
   EXPECT_THAT(thrown_by([&] { start(*model_, tensors); }).what,
-              HasSubstr("1 missing in the checkpoint (head.both)"));
+              HasSubstr("1 missing in the checkpoint (head.both: [96, 48] Float)"));
 
   weight(2).set_data(parameter.detach().narrow(0, kWidth, kWidth));
   const StreamedModel streamed = start(*model_, tensors, 1, {}, 40'000);
   EXPECT_TRUE(
       at::equal(parameter, at::cat({tensors["head.weight"], tensors["encoder.layer.2.linear.weight"]})));
   EXPECT_TRUE(at::equal(run(streamed), expected()));
+}
+
+/// C++ ties weights by assigning members: what was registered before stays so, and nothing uses it.
+TEST_F(Binding, KeepsAWeightThatAnotherLayerUsesThroughAMember) {
+  for (auto* const owner : {&trained_, &model_}) {
+    (*owner)->layer(3)->linear->weight = (*owner)->layer(1)->linear->weight;
+    (*owner)->head->weight = (*owner)->layer(2)->linear->weight;
+  }
+  const Tensors tensors = tensors_of(*trained_);
+  write_checkpoint(directory_, tensors);
+  for (const bool own : {true, false}) {  // where they lie in RAM, and where unleased weights are NaN
+    const at::Tensor result = own ? model_->forward_resident(some_input()) : expected();
+    LayerTable table = open_in_memory(directory_).layers(kPath);
+    const Budget budget = tiny_streaming(table, 1, true, 40'000).budget;
+    StreamedModel streamed =
+        own ? stream(*model_, kPath, {.streaming = {.budget = budget}})
+            : stream(*model_, kPath, std::move(table), {.streaming = {.budget = budget}});
+    ASSERT_GT(streamed.streamer().plan().streamed_layers(), 2u);
+    for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::equal(run(streamed), result));
+    const auto layer = streamed.layers<TinyLayerImpl>().acquire(3);
+    EXPECT_EQ(layer->linear->weight.data_ptr(), weight(1).data_ptr());
+  }
 }
 
 TEST_F(Binding, LoadsAWeightThatStandsInTwoPlacesByEitherName) {
@@ -275,7 +311,7 @@ TEST_F(Binding, MovesWhatTheCheckpointLacksAndReadsTheBuffersThatItHas) {
   const at::Tensor positions = model_->register_buffer("positions", torch::arange(5));
   const at::Tensor extra = model_->register_parameter("extra", torch::ones({3}));
   EXPECT_THAT(thrown_by([&] { start(*model_, tensors); }).what,
-              HasSubstr("1 missing in the checkpoint (extra)"));
+              HasSubstr("1 missing in the checkpoint (extra: [3] Float)"));
   StreamedModel streamed = start(*model_, tensors, 1, {.allow_missing = true});
   EXPECT_EQ(steps.item<std::int64_t>(), 7);
   steps.add_(1);
@@ -283,6 +319,42 @@ TEST_F(Binding, MovesWhatTheCheckpointLacksAndReadsTheBuffersThatItHas) {
   EXPECT_EQ(steps.item<std::int64_t>(), 8);
   EXPECT_TRUE(at::equal(positions, torch::arange(5)));
   EXPECT_TRUE(at::equal(extra, torch::ones({3})));
+}
+
+TEST_F(Binding, StreamsBuffersThatAreOnlyRead) {
+  constexpr std::int64_t kElements = 1000;
+  for (auto* const owner : {&trained_, &model_}) {
+    for (std::size_t i = 0; i < kLayers; ++i) {
+      TinyLayerImpl& layer = *(*owner)->layer(i);
+      const auto value = owner == &trained_ ? static_cast<std::int64_t>(i) : 0;
+      layer.register_buffer("table", torch::full({kElements}, value, torch::kLong));
+      layer.register_buffer("calls", torch::zeros({1}));
+    }
+  }
+  const BindOptions only_tables{
+      .is_read_only = [](std::string_view name) { return name.ends_with(".table"); }};
+  const Tensors tensors = tensors_of(*trained_);
+  for (const bool own : {false, true}) {
+    TinyModel& model = own ? trained_ : model_;
+    StreamedModel streamed =
+        own ? stream(*model, kPath, {.streaming = {.budget = few_slots()}, .binding = only_tables})
+            : start(*model, tensors, 1, only_tables, kLayers * sizeof(float));
+    ASSERT_GT(streamed.streamer().plan().streamed_layers(), 2u);
+    EXPECT_LT(streamed.weights()->kept_bytes(), std::uint64_t{kElements} * sizeof(std::int64_t));
+    for (int pass = 0; pass < 2; ++pass) {
+      for (auto&& layer : streamed.layers<TinyLayerImpl>()) {
+        const auto buffers = layer->named_buffers();
+        EXPECT_EQ(buffers["table"].data_ptr(), layer.lease()["table"].data);
+        EXPECT_TRUE(buffers["table"].eq(static_cast<std::int64_t>(layer.index())).all().item<bool>());
+        buffers["calls"].add_(1);
+      }
+    }
+    const auto between = model->layer(3)->named_buffers();
+    EXPECT_TRUE(between["table"].eq(3).all().item<bool>());
+    streamed.close();
+    EXPECT_EQ(between["calls"].item<float>(), 2.0f);
+    EXPECT_TRUE(between["table"].eq(3).all().item<bool>());
+  }
 }
 
 // --- Several lists and models ---
@@ -343,8 +415,10 @@ TEST_F(Binding, StreamsTwoListsOfAModelInTurnAndInterleaved) {
 TEST_F(Binding, StreamsTwoModelsSideBySide) {
   TinyModel other(kLayers);
   const at::Tensor expected_of_other = other->forward_resident(some_input());
-  const StreamedModel streamed_other = stream(*other, kPath, {.streaming = {.budget = ample()}});
+  const StreamedModel streamed_other = stream(*other, kPath, {.streaming = {.budget = few_slots()}});
   const StreamedModel streamed = start();
+  ASSERT_GT(streamed_other.streamer().plan().streamed_layers(), 2u);
+  ASSERT_GT(streamed.streamer().plan().streamed_layers(), 2u);
   const auto layers = streamed.layers<TinyLayerImpl>();
   at::Tensor x = some_input();
   at::Tensor y = some_input();
@@ -374,6 +448,21 @@ TEST_F(Binding, RefusesAModuleThatWasMovedConvertedOrGivenOtherData) {
   EXPECT_EQ(refusal(0).what, "nothing was thrown");
   streamed.close();
   EXPECT_TRUE(at::equal(model_->forward_resident(some_input()), expected()));
+}
+
+TEST_F(Binding, RefusesALayerWhoseSharedWeightWasMoved) {
+  model_->layer(1)->norm = model_->layer(1)->replace_module("norm", model_->layer(4)->norm);
+  StreamedModel streamed = stream(*model_, kPath, {.streaming = {.budget = few_slots()}});
+  const auto layers = streamed.layers<TinyLayerImpl>();
+  layers.acquire(1);
+  model_->layer(4)->norm->to(torch::kDouble);
+  for (const std::size_t i : {1u, 4u}) {
+    EXPECT_EQ(thrown_by([&] { layers.acquire(i); }),
+              (Thrown{Errc::kModuleChanged,
+                      "tensor \"encoder.layer.1.norm.weight\": was given other data or moved while it was "
+                      "streamed"}));
+  }
+  EXPECT_EQ(thrown_by([&] { layers.acquire(2); }).what, "nothing was thrown");
 }
 
 TEST_F(Binding, RefusesALayerOfWhichAPartWasReplaced) {
@@ -496,6 +585,49 @@ TEST_F(Binding, RefusesTensorsWhoseDataCannotBeReplacedWithTheirName) {
               "outside of inference mode"}));
 }
 
+/// Of every parameter, as a failed `stream` must leave it.
+std::map<std::string, std::pair<const void*, bool>> states_of(const torch::nn::Module& module) {
+  std::map<std::string, std::pair<const void*, bool>> states;
+  for (const auto& item : module.named_parameters()) {
+    states[item.key()] = {item.value().const_data_ptr(), item.value().requires_grad()};
+  }
+  return states;
+}
+
+/// Storage whose header can be read, and of the tensors' bytes no more than so many requests.
+Checkpoint open_until(const TemporaryDirectory& directory, std::size_t readable) {
+  auto files = files_in_memory(directory);
+  const auto header = make_memory_backend(files);
+  const FileInfo info = header->info(header->open(files->begin()->first));
+  StorageRegistry registry;
+  registry.add("bad", [=, is_first = true](const StorageOptions& options) mutable {
+    if (std::exchange(is_first, false)) return make_memory_backend(files, options);
+    auto backend = std::make_unique<ScriptedBackend>(
+        std::vector<ScriptedBackend::File>{{.path = files->begin()->first, .info = info}});
+    backend->script(std::vector<std::int64_t>(readable, 1 << 30));
+    backend->script_forever(-EIO);
+    return std::unique_ptr<StorageBackend>(std::move(backend));
+  });
+  return Checkpoint::open("bad://model.safetensors", {}, registry);
+}
+
+TEST_F(Binding, LeavesTheModelAsItWasWhereItsSourceCannotBeRead) {
+  model_->layer(1)->norm =
+      model_->layer(1)->replace_module("norm", model_->layer(4)->norm);  // read from a layer
+  write_checkpoint(directory_, tensors_of(*trained_));
+  const auto before = states_of(*model_);
+  for (const std::size_t readable : {0u, 1u, 2u}) {  // what is outside the layers comes first
+    SCOPED_TRACE(readable);
+    LayerTable table = open_until(directory_, readable).layers(kPath);
+    StreamerOptions streaming = tiny_streaming(table, 1, true, 40'000);
+    EXPECT_EQ(thrown_by([&] {
+                stream(*model_, kPath, std::move(table), {.streaming = std::move(streaming)});
+              }).errc,
+              Errc::kReadFailed);
+    EXPECT_EQ(states_of(*model_), before);
+  }
+}
+
 // --- Addresses ---
 
 TEST_F(Binding, GivesAWeightOneAddressForEachSlotAndGeneration) {
@@ -553,8 +685,10 @@ TEST_F(Binding, IsNotClosedWhileALayerIsLeased) {
 
 TEST_F(Binding, TakesWhatTheModelKeepsOffTheBudget) {
   model_->register_buffer("cache", torch::zeros({1000}));
-  const StreamedModel streamed = stream(*model_, kPath, {.streaming = {.budget = ample()}});
-  EXPECT_EQ(streamed.streamer().plan().used.gpu <= kAmpleBytes, true);
+  constexpr std::uint64_t kFew = 50'000;
+  const StreamedModel streamed =
+      stream(*model_, kPath, {.streaming = {.budget = {.gpu = kFew, .pinned = 16u << 20}}});
+  EXPECT_EQ(streamed.weights()->kept_bytes(), 0u) << "it lies on the device already";
   const StreamOptions converted{.streaming = {.budget = {.gpu = 60'000, .pinned = 16u << 20}},
                                 .binding = {.poison = true}};
   TinyModel other(kLayers);
@@ -583,10 +717,12 @@ class Converted : public Binding,
     input_ = some_input().to(computed);
   }
   StreamedModel start_converted(std::uint32_t slots, std::uint64_t more_bytes = 0) {
-    const std::uint64_t landing = landing_bytes(*model_->layer(0), std::max(slots, 3u) + 1);
-    std::uint64_t outside = 0;
-    for (const at::Tensor& tensor : model_->head->parameters()) outside += tensor.nbytes();
-    return start(*model_, tensors_, slots, {}, landing + outside + more_bytes);
+    return start(*model_, tensors_, slots, {}, converted_bytes(slots) + more_bytes);
+  }
+  std::uint64_t converted_bytes(std::uint32_t slots) {
+    std::uint64_t bytes = landing_bytes(*model_->layer(0), std::max(slots, 3u) + 1);
+    for (const at::Tensor& tensor : model_->head->parameters()) bytes += tensor.nbytes();
+    return bytes;
   }
   at::Tensor run_converted(const StreamedModel& streamed) {
     return model_->forward(input_, streamed.layers<TinyLayerImpl>());
@@ -615,6 +751,27 @@ TEST_P(Converted, WeightsComputeTheBitsOfTheConvertedModel) {
     streamed.close();
     EXPECT_EQ(weight(1).scalar_type(), GetParam().second);
     EXPECT_TRUE(at::equal(model_->forward_resident(input_), expected));
+  }
+}
+
+TEST_P(Converted, WeightsTravelRawOnEveryPathAndBecomeTheSameBits) {
+  const at::Tensor expected = trained_->forward_resident(input_);
+  for (const char* const path : {"reads land", "through the ring", "in place"}) {
+    LayerTable table = write_checkpoint(directory_, tensors_).layers(kPath);
+    const std::uint64_t stored_bytes = layer_bytes(table);
+    StreamerOptions streaming =
+        tiny_streaming(table, 1, path != std::string_view("through the ring"), converted_bytes(1));
+    if (path == std::string_view("in place")) streaming.budget.page_cache = 1u << 30;
+    StreamedModel streamed = stream(*model_, kPath, std::move(table), {.streaming = std::move(streaming)});
+    constexpr std::uint64_t kNeighbours = 1024 * kLayers;  // what alignment takes of them
+    for (int pass = 0; pass < 3; ++pass) {
+      EXPECT_TRUE(at::equal(run_converted(streamed), expected)) << path;
+      const TierBytes bytes = streamed.streamer().stats().last_pass.bytes;
+      EXPECT_GE(bytes.disk + bytes.page_cache, stored_bytes) << path;
+      EXPECT_LE(bytes.disk + bytes.page_cache, stored_bytes + kNeighbours) << path;
+      EXPECT_EQ(bytes.gpu, 0u) << path;
+    }
+    streamed.close();
   }
 }
 

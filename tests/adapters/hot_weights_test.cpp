@@ -23,21 +23,35 @@ constexpr const char* kPath = "encoder.layer";
 constexpr std::int64_t kRank = 4;
 constexpr std::uint64_t kPinnedBytes = 16u << 20;
 
-/// With weights in the module's dtype and in another one, which is converted.
-class HotWeights : public testing::TestWithParam<at::ScalarType> {
+/// Room for what the model keeps, two LoRAs and a slot, and not for all layers.
+constexpr std::uint64_t kGpuBytes = 70'000;
+const Budget kBudget{.gpu = kGpuBytes, .pinned = kPinnedBytes};
+
+struct Source {
+  const char* name;
+  at::ScalarType stored;
+  bool in_ram;  ///< the module's own weights, not a checkpoint's
+};
+
+/// With weights in the module's dtype, in another one, which is converted, and in RAM.
+class HotWeights : public testing::TestWithParam<Source> {
  protected:
   void SetUp() override {
-    trained_->to(GetParam());
+    trained_->to(GetParam().stored);
     const Checkpoint checkpoint = write_checkpoint(directory_, tensors_of(*trained_));
     trained_->to(at::kFloat);
-    start(checkpoint);
+    if (!GetParam().in_ram) return start(checkpoint);
+    const Tensors trained = tensors_of(*trained_);
+    for (auto& item : model_->named_parameters()) item.value().set_data(trained.at(item.key()));
+    streamed_.emplace(stream(*model_, kPath, {.streaming = {.budget = kBudget, .max_slots = 1}}));
   }
   void start(const Checkpoint& checkpoint) {
-    // One slot or two, whatever the model keeps beside them: every layer moves in every pass.
-    const Budget budget{.gpu = 160'000, .pinned = kPinnedBytes};
-    streamed_.emplace(stream(*model_, kPath, checkpoint, {.streaming = {.budget = budget, .max_slots = 1}}));
+    streamed_.emplace(stream(*model_, kPath, checkpoint, {.streaming = {.budget = kBudget, .max_slots = 1}}));
   }
-  at::Tensor run() { return model_->forward(some_input(), streamed_->layers<TinyLayerImpl>()); }
+  at::Tensor run() {
+    EXPECT_GT(streamed_->streamer().plan().streamed_layers(), 0u);
+    return model_->forward(some_input(), streamed_->layers<TinyLayerImpl>());
+  }
   at::Tensor expected() { return trained_->forward_resident(some_input()); }
   at::Tensor trained_weight(std::size_t layer) { return trained_->layer(layer)->linear->weight.detach(); }
   std::uint64_t used_bytes() {
@@ -50,8 +64,11 @@ class HotWeights : public testing::TestWithParam<at::ScalarType> {
   TinyModel model_{kLayers};
   std::optional<StreamedModel> streamed_;
 };
-INSTANTIATE_TEST_SUITE_P(Stored, HotWeights, testing::Values(at::kFloat, at::kBFloat16),
-                         [](const auto& parameter) { return c10::toString(parameter.param); });
+INSTANTIATE_TEST_SUITE_P(Stored, HotWeights,
+                         testing::Values(Source{"Float", at::kFloat, false},
+                                         Source{"BFloat16", at::kBFloat16, false},
+                                         Source{"InRam", at::kFloat, true}),
+                         [](const auto& parameter) { return parameter.param.name; });
 
 TEST_P(HotWeights, AreUpdatedForAllLaterPasses) {
   EXPECT_TRUE(at::equal(run(), expected()));
@@ -124,7 +141,7 @@ TEST_P(HotWeights, TakeLorasOnLandingAndLoseThemAgain) {
   for (int pass = 0; pass < 2; ++pass) EXPECT_TRUE(at::equal(run(), expected()));
   EXPECT_FALSE(at::equal(run(), plain));
   EXPECT_GT(streamed_->binding().lora_bytes(), 0u);
-  EXPECT_LE(used_bytes(), 160'000u);
+  EXPECT_LE(used_bytes(), kGpuBytes);
 
   const auto second_id = streamed_->add_lora(second);
   change(*trained_, second, 1);
@@ -183,11 +200,16 @@ TEST_P(HotWeights, RefuseALoraThatDoesNotFitAndChangeNothing) {
   lora.weights[1].name = "encoder.layer.7.linear.weight";
   EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }),
             (Thrown{Errc::kWeightMismatch,
-                    "the LoRA does not fit the streamed weights: 1 of other shape or dtype "
-                    "(encoder.layer.7.linear.weight)"}));
+                    "the LoRA does not fit the streamed weights: 1 unknown to the module "
+                    "(encoder.layer.7.linear.weight: none of the streamed weights)"}));
   lora = some_lora();
   lora.weights[0].a = torch::rand({kRank, 3});
-  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
+  EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }),
+            (Thrown{Errc::kWeightMismatch,
+                    "the LoRA does not fit the streamed weights: 1 of other shape or dtype "
+                    "(encoder.layer.0.linear.weight: [48, 48] Float in the module, B [48, 4] and A [4, 3] in "
+                    "the LoRA)"}));
+  lora = some_lora();
   lora.weights[0].a = torch::rand({kRank + 1, kWidth});  // B has another rank
   EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }).errc, Errc::kWeightMismatch);
   lora.weights[0].a = torch::rand({kRank, kWidth, 1});
@@ -224,6 +246,7 @@ TEST_P(HotWeights, RefuseALoraThatFitsInNoBudgetBeforeItTakesMemory) {
   EXPECT_EQ(thrown_by(add).errc, Errc::kBudgetTooSmall);
   streamed_->set_budget({.gpu = least, .pinned = kPinnedBytes});
   EXPECT_THROW(add(), c10::Error) << "its matrices have no data to copy";
+  streamed_->set_budget(kBudget);
   EXPECT_TRUE(at::equal(run(), expected()));
 }
 

@@ -1,3 +1,4 @@
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <tierstream/adapters/torch/streamed_model.h>
 #include <tierstream/io/error.h>
@@ -251,18 +252,48 @@ TEST_F(StreamedLayersMismatch, IsReportedInFullAndLeavesTheModuleAsItWas) {
       thrown_for(tensors),
       (Thrown{
           Errc::kWeightMismatch,
-          "the checkpoint does not fit the module: 2 missing in the checkpoint (head.bias; "
-          "encoder.layer.0.norm.bias), 2 unknown to the module (pooler; encoder.layer.1.gate), 2 of other "
-          "shape or dtype (head.weight: [48, 48] Float in the module, [2, 3] F32 in the checkpoint; "
-          "encoder.layer.1.linear.bias: [48] Float in the module, [48] I64 in the checkpoint)"}));
+          "the checkpoint does not fit the module: 2 missing in the checkpoint (head.bias: [48] Float; "
+          "encoder.layer.0.norm.bias: [48] Float), 2 unknown to the module (pooler: [1] I64; "
+          "encoder.layer.1.gate: [1] F32), 2 of other shape or dtype (head.weight: [48, 48] Float in the "
+          "module, [2, 3] F32 in the checkpoint; encoder.layer.1.linear.bias: [48] Float in the module, [48] "
+          "I64 in the checkpoint)"}));
   EXPECT_TRUE(at::equal(model_->layer(0)->linear->weight, tensors["encoder.layer.0.linear.weight"]));
   EXPECT_TRUE(model_->head->weight.requires_grad());
   EXPECT_TRUE(model_->layer(0)->linear->weight.requires_grad());
 }
 
-TEST_F(StreamedLayersMismatch, InTheNumberOfLayersNamesBoth) {
-  EXPECT_EQ(thrown_for(tensors_of(*TinyModel(3))),
-            (Thrown{Errc::kWeightMismatch, "the module has 2 layers, the checkpoint 3"}));
+TEST_F(StreamedLayersMismatch, InTheNumberOfLayersNamesBothAndWhatElseDiffers) {
+  Tensors tensors = tensors_of(*TinyModel(3));
+  tensors.erase("encoder.layer.0.norm.bias");
+  EXPECT_EQ(
+      thrown_for(tensors),
+      (Thrown{Errc::kWeightMismatch,
+              "the checkpoint does not fit the module: the module has 2 layers, the checkpoint 3, 1 missing "
+              "in the checkpoint (encoder.layer.0.norm.bias: [48] Float), 4 unknown to the module "
+              "(encoder.layer.2.linear.bias: [48] F32; encoder.layer.2.linear.weight: [48, 48] F32; "
+              "encoder.layer.2.norm.bias: [48] F32; encoder.layer.2.norm.weight: [48] F32)"}));
+  EXPECT_EQ(thrown_by([&] { stream_model(tensors, {.allow_unexpected = true, .allow_missing = true}); }).errc,
+            Errc::kWeightMismatch);
+  const Thrown fewer = thrown_for(tensors_of(*TinyModel(1)));
+  EXPECT_THAT(fewer.what, testing::HasSubstr("the module has 2 layers, the checkpoint 1, 4 missing"));
+  EXPECT_THAT(fewer.what, testing::HasSubstr("encoder.layer.1.linear.weight: [48, 48] Float"));
+}
+
+TEST_F(StreamedLayersMismatch, GivesProgramsAllThatDiffers) {
+  Tensors tensors = tensors_of(*model_);
+  for (int i = 0; i < 100; ++i) tensors["more." + std::to_string(i)] = torch::zeros({i});
+  tensors.erase("head.bias");
+  try {
+    stream_model(tensors);
+    FAIL() << "nothing was thrown";
+  } catch (const WeightMismatch& mismatch) {
+    const WeightReport& report = mismatch.report();
+    ASSERT_EQ(report.unexpected.size(), 100u);
+    ASSERT_EQ(report.missing.size(), 1u);
+    EXPECT_EQ(report.missing[0].name, "head.bias");
+    EXPECT_EQ(report.missing[0].what, "[48] Float");
+    EXPECT_TRUE(report.unlike.empty());
+  }
 }
 
 TEST_F(StreamedLayersMismatch, InTheTypeOfABlockNamesTheBlock) {
@@ -326,8 +357,8 @@ TEST_F(StreamedLayersMismatch, IsNoneWhenASharedWeightIsStoredOutsideTheLayers) 
 
 TEST(WeightReport, CutsLongListsToWhatAPersonReads) {
   WeightReport report;
-  for (int i = 0; i < 100; ++i) report.missing.push_back("w" + std::to_string(i));
-  EXPECT_EQ(describe(report), "100 missing in the checkpoint (w0; w1; w2; w3; w4; and 95 more)");
+  for (int i = 0; i < 100; ++i) report.missing.push_back({"w" + std::to_string(i), i == 0 ? "[7] Half" : ""});
+  EXPECT_EQ(describe(report), "100 missing in the checkpoint (w0: [7] Half; w1; w2; w3; w4; and 95 more)");
 }
 
 }  // namespace

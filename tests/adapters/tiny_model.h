@@ -88,15 +88,20 @@ inline Checkpoint write_checkpoint(const TemporaryDirectory& directory, const Te
   return Checkpoint::open(directory.write("model.safetensors", file));
 }
 
-/// The checkpoint that was written to `directory`, in storage that is no local file.
-inline Checkpoint open_in_memory(const TemporaryDirectory& directory) {
+/// The checkpoint that was written to `directory`, as storage that is no local file has it.
+inline std::shared_ptr<MemoryFiles> files_in_memory(const TemporaryDirectory& directory) {
   std::ifstream file(directory.path("model.safetensors"), std::ios::binary);
   const std::string content{std::istreambuf_iterator<char>(file), {}};
   auto files = std::make_shared<MemoryFiles>();
   const auto bytes = std::as_bytes(std::span(content));
   (*files)["model.safetensors"].assign(bytes.begin(), bytes.end());
+  return files;
+}
+inline Checkpoint open_in_memory(const TemporaryDirectory& directory) {
   StorageRegistry registry;
-  registry.add("mem", [files](const StorageOptions& options) { return make_memory_backend(files, options); });
+  registry.add("mem", [files = files_in_memory(directory)](const StorageOptions& options) {
+    return make_memory_backend(files, options);
+  });
   return Checkpoint::open("mem://model.safetensors", {}, registry);
 }
 

@@ -34,7 +34,7 @@ class ScriptedBackend final : public StorageBackend {
   explicit ScriptedBackend(std::vector<File> files, StorageLimits limits = {})
       : StorageBackend(limits), contents_(std::move(files)) {}
 
-  void script(std::initializer_list<std::int64_t> results) { script_.assign(results); }
+  void script(const std::vector<std::int64_t>& results) { script_.assign(results.begin(), results.end()); }
   /// The next `collect` also brings this.
   void bring(std::uint64_t id, std::int64_t result) { arrived_.push_back({id, result}); }
   /// All reads from here on end like this.

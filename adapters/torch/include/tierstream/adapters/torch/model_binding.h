@@ -52,8 +52,9 @@ class BoundLayer {
 /// (storage that is no local file, an offset that does not suit the dtype) it is a placeholder of NaN without
 /// memory. Code must ask a module for its weights while the layer is leased, not keep them.
 ///
-/// What stays on the device, in memory of its own: buffers, since streaming them would lose their updates,
-/// and tensors that several layers share or that lie over each other in memory. They are loaded once. A
+/// What stays on the device, in memory of its own: buffers, since streaming them would lose their updates
+/// (but see BindOptions::is_read_only), and tensors that several layers use or that lie over each other in
+/// memory. They are loaded once. A
 /// weight that the checkpoint has in another floating-point dtype than the module, or in another order of its
 /// elements, travels raw and is converted when its layer is leased, by one copy on the current stream.
 ///
@@ -65,8 +66,8 @@ class BoundLayer {
 /// not freed before the streamer is closed. It is not parked meanwhile: what is outside the layers would go.
 class ModelBinding {
  public:
-  /// Waits until what is outside the layers has arrived. Throws Error kWeightMismatch with a WeightReport's
-  /// text, and what Streamer::acquire throws; the model is then as it was.
+  /// Waits until what is outside the layers has arrived. Throws WeightMismatch, and what Streamer::acquire
+  /// throws; the model is then as it was.
   ModelBinding(const ModelWeights& model, Streamer& streamer, const BindOptions& options = {});
   ModelBinding(const ModelBinding&) = delete;
   ModelBinding& operator=(const ModelBinding&) = delete;
@@ -154,19 +155,22 @@ class ModelBinding {
   struct LayerState {
     std::string name;
     std::vector<StreamedWeight> weights;
+    std::vector<std::size_t> staying;             ///< of its parameters, the ones in `staying_`
     std::shared_ptr<const LayerMembers> members;  ///< as LayerWeights has them
-    bool lands = false;            ///< some of them
-    std::uint64_t generation = 0;  ///< of the streamer's plan that the views belong to
+    bool lands = false;                           ///< some of them
+    std::uint64_t generation = 0;                 ///< of the streamer's plan that the views belong to
     std::vector<SlotViews> by_slot;
     std::uint32_t leases = 0;
   };
   /// A tensor that stays where it is.
   struct StayingWeight {
+    std::string name;   ///< in full
     at::Tensor tensor;  ///< the model's
     at::Tensor home;    ///< what it shows when it is given back; undefined: a copy of itself
     at::Tensor like;
     bool required_grad;
-    bool is_bound;  ///< false: it is on the device already, and nothing was done to it
+    bool is_bound;                ///< false: it is on the device already, and nothing was done to it
+    const void* bound = nullptr;  ///< where its data lies since the model is bound
   };
 
   Stream stream() const;

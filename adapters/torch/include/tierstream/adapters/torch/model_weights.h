@@ -28,6 +28,8 @@ struct ModelWeight {
 struct LayerWeights {
   std::string name;  ///< of the layer, e.g. "encoder.layer.3"
   std::vector<ModelWeight> weights;
+  /// Weights that its code uses, too, though they are registered elsewhere.
+  std::vector<at::Tensor> also_used = {};
   /// Through which its code reaches them; null: as TorchScript does, by their registration alone. Shared with
   /// the ModelBinding.
   std::shared_ptr<const LayerMembers> members = {};
@@ -37,6 +39,7 @@ struct LayerWeights {
 /// knows. A tensor that stands in several places of the model is named in each.
 struct ModelWeights {
   std::vector<ModelWeight> outside;
+  std::vector<at::Tensor> also_used_outside = {};  ///< as in LayerWeights
   std::vector<LayerWeights> layers;
 };
 

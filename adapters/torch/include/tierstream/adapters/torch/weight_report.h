@@ -1,5 +1,8 @@
 #pragma once
 
+#include <tierstream/io/error.h>
+
+#include <cstddef>
 #include <functional>
 #include <string>
 #include <string_view>
@@ -18,6 +21,10 @@ struct BindOptions {
   bool allow_unexpected = false;
   /// Parameters that the checkpoint lacks keep the module's values and move to the device, as buffers do.
   bool allow_missing = false;
+  /// Of a buffer's full name: nobody writes to it. One of a layer that the source has is then streamed as a
+  /// parameter is; written to all the same, it loses that when its lease ends. Empty: all buffers stay on the
+  /// device, and what is written to them.
+  std::function<bool(std::string_view full_name)> is_read_only = {};
   /// For finding code that keeps a layer's weights beyond its lease: weights are placeholders of NaN between
   /// leases, and the memory that a lease bound them to is filled with NaN when it ends. Every weight is then
   /// copied once more on the device, into memory for it, so that those that stay on the device are covered.
@@ -31,16 +38,36 @@ struct BindOptions {
 std::function<std::string(std::string_view)> rename_prefixes(
     std::vector<std::pair<std::string, std::string>> rules);
 
-/// Where a module and a checkpoint differ: the full names, in order.
+/// Where a module and a checkpoint differ, in order.
 struct WeightReport {
-  std::vector<std::string> missing;     ///< parameters that the checkpoint lacks
-  std::vector<std::string> unexpected;  ///< tensors that the module has no place for
-  std::vector<std::string> unlike;      ///< other shape, or a dtype that does not convert: the name and both
+  struct Entry {
+    std::string name;  ///< in full
+    std::string what;  ///< shape and dtype, "[48, 48] Float"; of `unlike` both, in words
+  };
+  std::vector<Entry> missing = {};     ///< parameters that the checkpoint lacks
+  std::vector<Entry> unexpected = {};  ///< tensors that the module has no place for
+  std::vector<Entry> unlike = {};      ///< other shape, or a dtype that does not convert
+  std::size_t module_layers = 0;
+  std::size_t checkpoint_layers = 0;
 
-  bool empty() const noexcept { return missing.empty() && unexpected.empty() && unlike.empty(); }
+  bool empty() const noexcept {
+    return missing.empty() && unexpected.empty() && unlike.empty() && module_layers == checkpoint_layers;
+  }
 };
 
 /// One line, each list cut to what a person reads.
 std::string describe(const WeightReport& report);
+
+/// Error kWeightMismatch, with all that differs for programs.
+class WeightMismatch : public Error {
+ public:
+  /// `message` is followed by the description of `report`.
+  WeightMismatch(const std::string& message, WeightReport report);
+
+  const WeightReport& report() const noexcept { return report_; }
+
+ private:
+  WeightReport report_;
+};
 
 }  // namespace tierstream
