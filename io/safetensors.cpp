@@ -174,10 +174,10 @@ std::uint64_t parse_safetensors_prefix(std::span<const std::byte> first_bytes, s
     header_bytes = header_bytes << 8 | std::to_integer<std::uint64_t>(first_bytes[i]);
   }
   if (header_bytes > kSafetensorsMaxHeaderBytes) {
-    throw Error(
-        Errc::kHeaderTooLarge,
-        fmt::format("a header of {} bytes, the format allows {}", header_bytes, kSafetensorsMaxHeaderBytes),
-        {.file = path});
+    throw Error(Errc::kHeaderTooLarge,
+                fmt::format("is no safetensors file, or damaged: a header of {} bytes, the format allows {}",
+                            header_bytes, kSafetensorsMaxHeaderBytes),
+                {.file = path});
   }
   if (kSafetensorsPrefixBytes + header_bytes > file_bytes) {
     throw Error(

@@ -18,6 +18,7 @@ struct Unit {
   std::uint64_t bytes;
 };
 
+constexpr std::uint64_t kMiB = std::uint64_t{1} << 20;
 constexpr std::array kUnits = {
     Unit{"B", 1},
     Unit{"KiB", 1ull << 10},
@@ -106,10 +107,11 @@ std::string format_bytes(std::uint64_t bytes) {
   return fmt::format("{:.{}f} {}", value, decimals, kNames[unit]);
 }
 
+std::uint64_t whole_mib(std::uint64_t bytes) noexcept { return bytes / kMiB + (bytes % kMiB == 0 ? 0 : 1); }
+
 std::string format_least_bytes(std::uint64_t bytes) {
-  constexpr std::uint64_t kMiB = 1u << 20;
   if (bytes < kMiB) return counted(bytes, "byte");
-  return fmt::format("{}MiB ({} bytes)", bytes / kMiB + (bytes % kMiB == 0 ? 0 : 1), bytes);
+  return fmt::format("{}MiB ({} bytes)", whole_mib(bytes), bytes);
 }
 
 std::string format_exactly(std::uint64_t bytes) {
@@ -124,6 +126,9 @@ Budget Budget::parse(std::string_view text) {
     begin += entry.size() + 1;
     const std::size_t equals = entry.find('=');
     if (equals == entry.npos) refuse(text, "a budget is written gpu=6GiB,pinned=512MiB");
+    if (trimmed(entry.substr(equals + 1)).empty()) {
+      refuse(text, fmt::format("no size after \"{}\"; one is a number and a unit, such as 1.5GiB", entry));
+    }
     const std::string_view name = trimmed(entry.substr(0, equals));
     const auto tier = std::ranges::find(kTiers, name, &Tier::name);
     if (tier == kTiers.end()) {

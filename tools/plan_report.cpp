@@ -48,9 +48,7 @@ std::string bytes_and(std::uint64_t bytes, std::string_view words) {
 
 /// Rounded up, so that it suffices when it is typed as a budget.
 std::string format_least(std::uint64_t bytes) {
-  constexpr std::uint64_t kMiB = 1u << 20;
-  if (bytes < kMiB) return fmt::format("{} B", bytes);
-  return fmt::format("{} MiB", (bytes + kMiB - 1) / kMiB);
+  return bytes < (1u << 20) ? fmt::format("{} B", bytes) : fmt::format("{} MiB", whole_mib(bytes));
 }
 
 std::string describe_tiers(const PlanReport& report) {

@@ -102,10 +102,13 @@ TEST(Safetensors, RefusesAFileWithoutRoomForALength) {
 
 TEST(Safetensors, RefusesAHeaderBeyondTheFormatsLimitEvenInAFileOfThatSize) {
   EXPECT_EQ(thrown_by([] { parse_safetensors_prefix(prefix_of(100'000'001), kMaxU64, "m"); }),
-            (Thrown{Errc::kHeaderTooLarge, "m: a header of 100000001 bytes, the format allows 100000000"}));
+            (Thrown{Errc::kHeaderTooLarge,
+                    "m: is no safetensors file, or damaged: a header of 100000001 bytes, the format allows "
+                    "100000000"}));
   EXPECT_EQ(thrown_by([] { parse_safetensors_prefix(prefix_of(kMaxU64), kMaxU64, "m"); }),
             (Thrown{Errc::kHeaderTooLarge,
-                    "m: a header of 18446744073709551615 bytes, the format allows 100000000"}));
+                    "m: is no safetensors file, or damaged: a header of 18446744073709551615 bytes, the "
+                    "format allows 100000000"}));
   EXPECT_EQ(parse_safetensors_prefix(prefix_of(100'000'000), 100'000'008, "m"), 100'000'000U);
 }
 

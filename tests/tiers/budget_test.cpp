@@ -131,7 +131,7 @@ TEST(Budget, RefusesWhatIsNoList) {
   for (const char* text : {"", "gpu", "gpu=1,", ",gpu=1", "gpu=1,,pinned=2", "=1", "6GiB"}) {
     EXPECT_THAT(refusal([&] { Budget::parse(text); }), HasSubstr('"' + std::string(text) + '"'));
   }
-  EXPECT_THAT(refusal([] { Budget::parse("gpu="); }), HasSubstr("\"\""));
+  EXPECT_THAT(refusal([] { Budget::parse("gpu="); }), HasSubstr("\"gpu=\": no size after \"gpu=\""));
   EXPECT_THAT(refusal([] { Budget::parse("gpu=-1"); }), HasSubstr("\"-1\""));
 }
 

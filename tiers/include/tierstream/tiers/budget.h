@@ -35,8 +35,10 @@ std::uint64_t parse_bytes(std::string_view text);
 
 /// For people: "1.50 GiB", "64.0 MiB", "512 B".
 std::string format_bytes(std::uint64_t bytes);
+/// MiB that hold `bytes`: rounded up, so that they suffice where they are written into a budget.
+std::uint64_t whole_mib(std::uint64_t bytes) noexcept;
 /// For people, what a budget has to hold at least: "31MiB (32505000 bytes)". The first can be written into a
-/// budget as it stands: whole MiB, rounded up. Below one: "512 bytes".
+/// budget as it stands. Below one MiB: "512 bytes".
 std::string format_least_bytes(std::uint64_t bytes);
 
 /// For what is compared with that: "20.0 MiB (20971520 bytes)".
