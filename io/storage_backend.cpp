@@ -141,7 +141,7 @@ std::size_t StorageBackend::collect(std::span<Completion> completions, nanosecon
   for (const RawCompletion& raw : arrived) {
     if (settle(raw, completions[finished])) ++finished;
   }
-  if (!to_submit_.empty()) start_reads();
+  if (!to_submit_.empty()) finished += start_again(completions.subspan(finished));
   return finished;
 }
 
@@ -240,6 +240,29 @@ void StorageBackend::start_reads() {
     set_cached(requests_[static_cast<std::uint32_t>(read.id)], read.cached);
   }
   do_submit(to_submit_);
+}
+
+/// Does not throw: who collects would lose the reads that have ended.
+std::size_t StorageBackend::start_again(std::span<Completion> room) {
+  std::error_code error;
+  try {
+    start_reads();
+    return 0;
+  } catch (const Error& failure) {
+    error = failure.code();
+  } catch (...) {
+    error = make_error_code(Errc::kInternal);
+  }
+  std::size_t finished = 0;
+  for (const RawRead& read : to_submit_) {
+    const auto index = static_cast<std::uint32_t>(read.id);
+    if (finished < room.size()) {
+      room[finished++] = finish(index, error);
+    } else {
+      pause(index);
+    }
+  }
+  return finished;
 }
 
 void StorageBackend::set_cached(InFlight& request, bool cached) {

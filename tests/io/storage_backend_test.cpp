@@ -146,6 +146,35 @@ TEST(ShellWithCachedFile, TakesMoreReadsWhileAllAreCached) {
   EXPECT_EQ(backend.free_requests(), 1u);
 }
 
+TEST_F(Shell, ARetryThatCannotBeStartedEndsItsReadBesideThoseThatAreWhole) {
+  backend().script({4096, 512});
+  const ReadRequest requests[] = {{77, file_, 0, memory_.subspan(0, 4096)},
+                                  {78, file_, 4096, memory_.subspan(4096, 4096)}};
+  ASSERT_EQ(backend().submit(requests), 2u);
+  backend().refuse_next_submit();
+  Completion completions[2];
+  ASSERT_EQ(backend().collect(completions, 0ns), 2u);
+  expect_whole(completions[0], 0, 4096);
+  EXPECT_EQ(completions[1].tag, 78u);
+  EXPECT_EQ(completions[1].error, Errc::kBackendUnavailable);
+  EXPECT_EQ(backend().in_flight(), 0u);
+  expect_whole(read(0, 4096), 0, 4096);
+}
+
+TEST_F(Shell, ARetryThatCannotBeStartedIsTriedAgainWhereItsErrorHasNoRoom) {
+  backend().script({-EAGAIN, -EAGAIN});
+  const ReadRequest requests[] = {{77, file_, 0, memory_.subspan(0, 4096)},
+                                  {77, file_, 0, memory_.subspan(0, 4096)}};
+  ASSERT_EQ(backend().submit(requests), 2u);
+  Completion completions[2];
+  ASSERT_EQ(backend().collect(completions, 0ns), 0u);
+  backend().refuse_next_submit();
+  ASSERT_EQ(backend().collect(std::span(completions).first(1), 0ns), 1u);
+  EXPECT_EQ(completions[0].error, Errc::kBackendUnavailable);
+  expect_whole(finish(), 0, 4096);
+  EXPECT_EQ(backend().in_flight(), 0u);
+}
+
 TEST_F(Shell, ReportsAnEarlyEndOfFile) {
   backend().script({1024, 0});
   const Completion completion = read(0, 4096);

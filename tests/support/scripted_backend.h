@@ -42,6 +42,9 @@ class ScriptedBackend final : public StorageBackend {
   /// The next raw read gets no result but what `bring` gives it.
   void withhold_next() { withhold_next_ = true; }
 
+  /// The next raw reads are not started but refused, as by a backend whose queue is broken.
+  void refuse_next_submit() { refuse_next_submit_ = true; }
+
   void require_direct() { require_direct_ = true; }
 
   /// Every raw read that was started.
@@ -63,6 +66,9 @@ class ScriptedBackend final : public StorageBackend {
   }
 
   void do_submit(std::span<const RawRead> reads) override {
+    if (std::exchange(refuse_next_submit_, false)) {
+      throw Error(Errc::kBackendUnavailable, "reads are refused", {.backend = "scripted"});
+    }
     for (const RawRead& read : reads) {
       reads_.push_back(read);
       if (std::exchange(withhold_next_, false)) continue;
@@ -115,6 +121,7 @@ class ScriptedBackend final : public StorageBackend {
   std::vector<RawRead> reads_;
   std::size_t drops_ = 0;
   bool withhold_next_ = false;
+  bool refuse_next_submit_ = false;
   bool require_direct_ = false;
   WakeSignal wake_;
 };

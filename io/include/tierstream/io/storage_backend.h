@@ -50,7 +50,7 @@ struct Completion {
   std::uint64_t tag;
   std::size_t bytes;
   /// The system's errno; Errc::kEndOfFile when the file ended early; Errc::kRequirementNotMet when direct I/O
-  /// was required and refused by the read itself.
+  /// was required and refused by the read itself; the backend's own where a read could not be started again.
   std::error_code error;
   std::size_t cached_bytes = 0;  ///< of `bytes`, as in StorageCounters
 };
@@ -222,6 +222,9 @@ class StorageBackend {
   void set_cached(InFlight& request, bool cached);
   /// Submits `to_submit_`, each read from where it is had soonest.
   void start_reads();
+  /// The same of reads that were begun before. What cannot be started ends in `room` with the reason, and
+  /// rests where there is none. Returns how many have ended.
+  std::size_t start_again(std::span<Completion> room);
   /// The one place where the result of a read is looked at. True: the request is finished and `completion`
   /// set.
   bool settle(const RawCompletion& raw, Completion& completion);
@@ -238,7 +241,7 @@ class StorageBackend {
   std::vector<InFlight> requests_;
   std::vector<std::uint32_t> free_;
   std::vector<RawRead> to_submit_;
-  std::vector<std::uint32_t> paused_;                ///< met EAGAIN; tried again together at `pause_end_`
+  std::vector<std::uint32_t> paused_;                ///< tried again together at `pause_end_`
   std::chrono::steady_clock::time_point pause_end_;  ///< `busy_pause` after the first of them was paused
   std::vector<RawCompletion> raw_completions_;
   std::vector<Fallback> fallbacks_;
