@@ -117,12 +117,17 @@ std::string compose(const std::string& message, const ErrorPlace& place, std::er
 std::string printable(std::string_view text) {
   std::string line;
   line.reserve(text.size());
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
+  const auto byte_at = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
+  const auto escape = [&](std::size_t i) { line += fmt::format("\\x{:02x}", byte_at(i)); };
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const unsigned char byte = byte_at(i);
     if (byte < 0x20 || byte == 0x7f) {
-      line += fmt::format("\\x{:02x}", byte);
+      escape(i);
+    } else if (byte == 0xc2 && i + 1 < text.size() && byte_at(i + 1) >= 0x80 && byte_at(i + 1) < 0xa0) {
+      escape(i);  // U+0080 to U+009F, of which one begins commands to the terminal, in UTF-8
+      escape(++i);
     } else {
-      line += c;
+      line += text[i];
     }
   }
   return line;

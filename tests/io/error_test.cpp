@@ -35,6 +35,12 @@ TEST(Error, StaysOnOneLineWhateverANameContains) {
   EXPECT_STREQ(error.what(), "m: tensor \"a\\x0ab\\x1b[31m\\x7f\": refused");
 }
 
+TEST(Error, EscapesControlsAlsoWhereUtf8NeedsTwoBytesForThem) {
+  const Error error(Errc::kInvalidHeader, "refused",
+                    {.file = "m", .tensor = "a\xc2\x9b\xc2\x80\xc2\xa0\xc3\x9f"});
+  EXPECT_STREQ(error.what(), "m: tensor \"a\\xc2\\x9b\\xc2\\x80\xc2\xa0\xc3\x9f\": refused");
+}
+
 TEST(Error, KeepsCodePlaceAndCauseForPrograms) {
   const std::error_code cause = std::make_error_code(std::errc::permission_denied);
   const Error error(Errc::kOpenFailed, "cannot be opened", {.file = "m", .offset = 7}, cause);
