@@ -167,21 +167,36 @@ class IoUringBackend final : public StorageBackend {
 
  private:
   FileInfo do_open(FileId id, const std::string& path) override {
+    registered_.reserve(registered_.size() + 1);  // after files_.open only a refusal may throw
     const PosixFile& file = files_.open(path);
-    const unsigned entry = first_entry(id);
-    if (entry + kEntriesPerFile <= table_size_) {
-      const std::array<int, kEntriesPerFile> descriptors{file.descriptor.get(), file.cached_descriptor.get()};
-      const int result =
-          ::io_uring_register_files_update(ring_.get(), entry, descriptors.data(), kEntriesPerFile);
-      if (result < 0) refuse_file_table(path + ": " + to_error(result).message());
-      registered_.push_back(result >= 0);
-    } else {
-      if (table_size_ > 0)
-        refuse_file_table(
-            fmt::format("{}: the table has only {} places", path, table_size_ / kEntriesPerFile));
-      registered_.push_back(false);
+    try {
+      registered_.push_back(register_file(id, file));
+    } catch (...) {
+      files_.forget_last();
+      throw;
     }
     return file.info;
+  }
+
+  /// Puts both descriptors into the table. False: neither, and the reason is noted.
+  bool register_file(FileId id, const PosixFile& file) {
+    if (table_size_ == 0) return false;
+    const unsigned entry = first_entry(id);
+    if (entry + kEntriesPerFile > table_size_) {
+      refuse_file_table(
+          fmt::format("{}: the table has only {} places", file.path, table_size_ / kEntriesPerFile));
+      return false;
+    }
+    const int result = update_file_table(entry, {file.descriptor.get(), file.cached_descriptor.get()});
+    if (result == static_cast<int>(kEntriesPerFile)) return true;
+    if (result >= 0) update_file_table(entry, {-1, -1});  // the kernel stopped at the second
+    refuse_file_table(file.path + ": " +
+                      (result < 0 ? to_error(result).message() : "not all of its descriptors were taken"));
+    return false;
+  }
+
+  int update_file_table(unsigned entry, const std::array<int, kEntriesPerFile>& descriptors) {
+    return ::io_uring_register_files_update(ring_.get(), entry, descriptors.data(), kEntriesPerFile);
   }
 
   bool do_is_cached(FileId file, std::uint64_t offset, std::uint64_t bytes) override {

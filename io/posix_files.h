@@ -60,6 +60,9 @@ class PosixFiles {
 
   /// Never blocks, whatever `path` is. Throws Error kOpenFailed, kNotARegularFile or kRequirementNotMet.
   const PosixFile& open(const std::string& path);
+  /// Closes the file opened last, for a backend that cannot take it; why it was not read directly stays
+  /// noted.
+  void forget_last() noexcept { files_.pop_back(); }
 
   /// Goes on without direct I/O after a read was refused as invalid. False: it was not in use. Reads under
   /// way are not disturbed. Throws Error kRequirementNotMet when direct I/O is required.

@@ -70,10 +70,12 @@ FileId StorageBackend::open(const std::string& path) {
     const std::lock_guard lock(path_mutex_);
     file.info = do_open(id, path);
   }
-  if (!std::has_single_bit(file.info.offset_alignment) || !std::has_single_bit(file.info.memory_alignment)) {
+  const bool is_aligned =
+      std::has_single_bit(file.info.offset_alignment) && std::has_single_bit(file.info.memory_alignment);
+  files_.push_back(std::move(file));  // also where it is refused: the backend has counted it
+  if (!is_aligned) {
     throw Error(Errc::kInternal, "the backend gave an alignment that is no power of two", {.file = path});
   }
-  files_.push_back(std::move(file));
   return id;
 }
 

@@ -12,6 +12,7 @@
 #include "support/aligned_memory.h"
 #include "support/faulty_backend.h"
 #include "support/scripted_backend.h"
+#include "support/thrown.h"
 
 namespace tierstream {
 namespace {
@@ -144,6 +145,17 @@ TEST(ShellWithCachedFile, TakesMoreReadsWhileAllAreCached) {
   collect();
   EXPECT_EQ(submit(0, 1), 1u);
   EXPECT_EQ(backend.free_requests(), 1u);
+}
+
+TEST(ShellWithOddAlignment, AFileThatIsRefusedLeavesTheOthersTheirNumbers) {
+  ScriptedBackend backend({{.path = "odd", .info = {.bytes = 100, .offset_alignment = 3}},
+                           {.path = "good", .info = {.bytes = 100}, .seed = kSeed}});
+  expect_throws(Errc::kInternal, HasSubstr("no power of two"), [&] { (void)backend.open("odd"); });
+  const FileId good = backend.open("good");
+  EXPECT_EQ(backend.path_of(good), "good");
+  const AlignedMemory memory(4096);
+  read_exactly(backend, good, 0, memory.subspan(0, 100));
+  EXPECT_EQ(memory.span()[99], pattern_byte(kSeed, 99));
 }
 
 TEST_F(Shell, ARetryThatCannotBeStartedEndsItsReadBesideThoseThatAreWhole) {
