@@ -135,7 +135,7 @@ const PosixFile& PosixFiles::open(const std::string& path) {
 bool PosixFiles::drop_direct(FileId id) {
   PosixFile& file = files_[static_cast<std::size_t>(id)];
   if (!file.direct) return false;
-  note_buffered(file.path, "the first read was refused as invalid");
+  note_buffered(file.path, "a read was refused as invalid");
   ::fcntl(file.descriptor.get(), F_SETFL, 0);
   file.direct = false;
   return true;

@@ -187,8 +187,9 @@ class StorageBackend {
   /// Empty: registered. Otherwise the reason why not.
   virtual std::optional<std::string> do_register_memory(std::span<std::byte> memory);
   virtual void do_unregister_memory() {}
-  /// A read failed with EINVAL though its alignment was right: go on without direct I/O. Called once a file.
-  /// False: it was not in use. Throws Error when direct I/O was required: its code ends the read.
+  /// A read failed with EINVAL though its alignment was right: go on without direct I/O. Not called again for
+  /// a file once it was true. False: it was not in use. Throws Error when direct I/O was required: its code
+  /// ends the read.
   virtual bool do_drop_direct(FileId file);
   /// Backend name, direct and registered flags; the shell adds the fallbacks.
   virtual StoragePath do_path() const = 0;
