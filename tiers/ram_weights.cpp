@@ -85,16 +85,16 @@ RamWeights::RamWeights(const LayerTable& table, const TensorHomes& homes, Device
     const SortedTensor& tensor = tied.front();
     if (!tensor.in_memory() || homes[tensor.layer][tensor.tensor] != TensorHome::kSlot) continue;
     const std::span memory(tensor.address(), tensor.bytes);
+    if (std::ranges::any_of(files, [&](const auto& file) { return overlaps(file, memory); })) {
+      if (refusal_.empty()) refusal_ = "some lie in a private mapping of a file";
+      continue;
+    }
     // Pages shared with a neighbour are counted for both: from above.
     std::optional<Reservation> reservation = pinned.try_reserve(end_page(memory) - first_page(memory));
     if (!reservation) {
       refusal_ = fmt::format("the pinned budget of {} holds no more of the weights in RAM",
                              format_bytes(pinned.limit_bytes()));
       break;
-    }
-    if (std::ranges::any_of(files, [&](const auto& file) { return overlaps(file, memory); })) {
-      if (refusal_.empty()) refusal_ = "some lie in a private mapping of a file";
-      continue;
     }
     reservations_.push_back(std::move(*reservation));
     chosen.push_back(memory);

@@ -24,7 +24,7 @@ using ::testing::HasSubstr;
 constexpr std::size_t kPage = 4096;
 
 /// Two layers of two tensors, in page-aligned memory.
-struct Scene {
+struct TwoLayers {
   HostMemory memory{16 * kPage};
   FakeDevice device;
   TierBudget pinned{"pinned", 1u << 20};
@@ -45,8 +45,30 @@ struct Scene {
   RamWeights weights() { return RamWeights(table, homes, device, pinned); }
 };
 
+/// A file that is mapped for this process alone.
+class PrivateMapping {
+ public:
+  explicit PrivateMapping(std::size_t bytes) : bytes_(bytes) {
+    const std::string path = directory_.write("weights", pattern_bytes(1, bytes));
+    const int file = ::open(path.c_str(), O_RDONLY);
+    mapping_ = ::mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, file, 0);
+    ::close(file);
+    EXPECT_NE(mapping_, MAP_FAILED);
+  }
+  ~PrivateMapping() { ::munmap(mapping_, bytes_); }
+  PrivateMapping(const PrivateMapping&) = delete;
+  PrivateMapping& operator=(const PrivateMapping&) = delete;
+
+  std::span<const std::byte> span() const { return {static_cast<const std::byte*>(mapping_), bytes_}; }
+
+ private:
+  TemporaryDirectory directory_;
+  std::size_t bytes_;
+  void* mapping_ = nullptr;
+};
+
 TEST(PageRanges, JoinTensorsThatShareAPageOrFollowEachOther) {
-  const Scene scene;
+  const TwoLayers scene;
   const std::vector<PageRange> ranges = page_ranges({scene.at(9 * kPage, 10), scene.at(kPage + 5, kPage),
                                                      scene.at(3 * kPage, 100), scene.at(2 * kPage + 50, 10)});
   ASSERT_EQ(ranges.size(), 1u) << "what has no whole page is left out";
@@ -56,7 +78,7 @@ TEST(PageRanges, JoinTensorsThatShareAPageOrFollowEachOther) {
 }
 
 TEST(RamWeights, AreRegisteredWhereTheyLieAndCountAsPinned) {
-  Scene scene;
+  TwoLayers scene;
   scene.add_layer({scene.at(0, 100), scene.at(100, kPage)});
   scene.add_layer({scene.at(8 * kPage, kPage)});
   {
@@ -71,14 +93,14 @@ TEST(RamWeights, AreRegisteredWhereTheyLieAndCountAsPinned) {
 }
 
 TEST(RamWeights, WhatStaysOnTheDeviceIsNotRegistered) {
-  Scene scene;
+  TwoLayers scene;
   scene.add_layer({scene.at(0, kPage), scene.at(8 * kPage, kPage)});
   scene.homes[0][1] = TensorHome::kResident;
   EXPECT_EQ(scene.weights().registered_bytes(), kPage);
 }
 
 TEST(RamWeights, GoAsFarAsThePinnedBudget) {
-  Scene scene;
+  TwoLayers scene;
   scene.pinned.set_limit(3 * kPage);
   for (std::size_t i = 0; i < 4; ++i) scene.add_layer({scene.at(4 * i * kPage, kPage)});
   const RamWeights weights = scene.weights();
@@ -87,7 +109,7 @@ TEST(RamWeights, GoAsFarAsThePinnedBudget) {
 }
 
 TEST(RamWeights, ARefusalIsKeptAndLeavesThemUsable) {
-  Scene scene;
+  TwoLayers scene;
   scene.add_layer({scene.at(0, kPage)});
   scene.device.refuse_registration("no more of that");
   const RamWeights weights = scene.weights();
@@ -96,7 +118,7 @@ TEST(RamWeights, ARefusalIsKeptAndLeavesThemUsable) {
 }
 
 TEST(RamWeights, CopiesAreSplitAtTheEdgesOfWhatIsRegistered) {
-  Scene scene;
+  TwoLayers scene;
   scene.add_layer({scene.at(kPage, kPage)});
   const RamWeights weights = scene.weights();
   const std::byte* const begin = scene.memory.span().data();
@@ -113,19 +135,22 @@ TEST(RamWeights, CopiesAreSplitAtTheEdgesOfWhatIsRegistered) {
 }
 
 TEST(RamWeights, APrivateMappingOfAFileIsNeverRegistered) {
-  const TemporaryDirectory directory;
-  const std::string path = directory.write("weights", pattern_bytes(1, 4 * kPage));
-  const int file = ::open(path.c_str(), O_RDONLY);
-  void* const mapping = ::mmap(nullptr, 4 * kPage, PROT_READ, MAP_PRIVATE, file, 0);
-  ::close(file);
-  ASSERT_NE(mapping, MAP_FAILED);
-  const std::span mapped(static_cast<const std::byte*>(mapping), 4 * kPage);
-  Scene scene;
-  scene.add_layer({mapped.first(100), scene.at(0, kPage)});
+  const PrivateMapping mapping(4 * kPage);
+  TwoLayers scene;
+  scene.add_layer({mapping.span().first(100), scene.at(0, kPage)});
   const RamWeights weights = scene.weights();
   EXPECT_EQ(weights.registered_bytes(), kPage);
   EXPECT_THAT(weights.refusal(), HasSubstr("private mapping"));
-  ::munmap(mapping, 4 * kPage);
+}
+
+TEST(RamWeights, APrivateMappingBeyondTheBudgetKeepsNoOtherFromBeingRegistered) {
+  const PrivateMapping mapping(4 * kPage);
+  TwoLayers scene;
+  scene.pinned.set_limit(2 * kPage);
+  scene.add_layer({mapping.span(), scene.at(0, kPage)});
+  const RamWeights weights = scene.weights();
+  EXPECT_EQ(weights.registered_bytes(), kPage);
+  EXPECT_THAT(weights.refusal(), HasSubstr("private mapping"));
 }
 
 }  // namespace
