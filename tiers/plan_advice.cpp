@@ -60,10 +60,11 @@ std::vector<BudgetPoint> curve_over(std::uint64_t Budget::*tier, const LayerTabl
   while (takes_more(plan_with(best.used.*tier + margin), best)) margin = std::max(kLeastMargin, 2 * margin);
   const std::uint64_t first = best.minimum.*tier;
   const std::uint64_t range = less_by(best.used.*tier + margin, first);
+  const std::uint32_t parts = std::max(steps, 1u);
   std::vector<BudgetPoint> points;
   for (std::uint64_t step = 0; step <= steps; ++step) {
     try {
-      const Plan plan = plan_with(first + range / steps * step + range % steps * step / steps);
+      const Plan plan = plan_with(first + range / parts * step + range % parts * step / parts);
       points.push_back(point_of(plan, at, tier));
     } catch (const Error& error) {
       if (error.errc() != Errc::kBudgetTooSmall) throw;

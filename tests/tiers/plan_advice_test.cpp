@@ -126,6 +126,12 @@ TEST(BudgetCurve, NeverRises) {
   }
 }
 
+TEST(BudgetCurve, OfNoStepsIsTheLeastThatWorks) {
+  const std::vector<BudgetPoint> points = curve_over(&Budget::gpu, model(), kLeast, kRates, {}, 0);
+  ASSERT_EQ(points.size(), 1u);
+  EXPECT_EQ(points[0].bytes, kLeast.gpu);
+}
+
 TEST(BudgetCurve, LeavesOutWhatDoesNotWorkForAnotherTier) {
   // On the host nothing needs a slot once all is used where it is mapped.
   const Budget budget{.gpu = 0, .pinned = 8 * kMiB, .page_cache = kModelBytes};

@@ -42,8 +42,8 @@ struct BudgetPoint {
 BudgetPoint point_of(const Plan& plan, const Budget& budget, std::uint64_t Budget::*tier);
 
 /// `steps` + 1 points over the budget of one tier (`&Budget::gpu`, ...), evenly spaced from the least that
-/// works to the most that the model can use, with the other tiers as they are. Those that do not work because
-/// another tier would then be too small are left out.
+/// works to the most that the model can use, with the other tiers as they are; with no steps, the least
+/// alone. Those that do not work because another tier would then be too small are left out.
 std::vector<BudgetPoint> curve_over(std::uint64_t Budget::*tier, const LayerTable& table,
                                     const Budget& budget, const LinkRates& rates, const PlanOptions& options,
                                     std::uint32_t steps);
