@@ -48,8 +48,9 @@ class CopyQueue {
   virtual bool notifies() const = 0;
 };
 
-/// Device memory, freed by the destructor. The device outlives it.
 class Device;
+
+/// Device memory, freed by the destructor. The device outlives it.
 class DeviceMemory {
  public:
   DeviceMemory() = default;
