@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <tierstream/io/error.h>
 #include <tierstream/io/storage_backend.h>
 #include <unistd.h>
@@ -36,6 +37,15 @@ constexpr std::uint64_t make_id(std::uint32_t index, std::uint32_t generation) {
 }
 
 }  // namespace
+
+bool is_unchanged(const FileInfo& info, int descriptor) noexcept {
+  struct stat now {};
+  if (::fstat(descriptor, &now) != 0) return false;
+  const FileVersion version{.device = now.st_dev,
+                            .inode = now.st_ino,
+                            .modified_ns = now.st_mtim.tv_sec * 1'000'000'000 + now.st_mtim.tv_nsec};
+  return static_cast<std::uint64_t>(now.st_size) == info.bytes && version == info.version;
+}
 
 StorageBackend::StorageBackend(StorageLimits limits)
     : limits_(limits), fork_guard_(std::make_unique<ForkGuard>()) {

@@ -77,15 +77,10 @@ class FileMapping final : public KeptFile {
   }
 
   void check_unchanged() const override {
+    if (is_unchanged(info_, file_)) return;
     struct stat now {};
     if (::fstat(file_, &now) != 0) throw changed();
-    const auto modified_ns = now.st_mtim.tv_sec * 1'000'000'000 + now.st_mtim.tv_nsec;
-    const auto bytes = static_cast<std::uint64_t>(now.st_size);
-    if (bytes == info_.bytes && modified_ns == info_.version.modified_ns &&
-        now.st_ino == info_.version.inode) {
-      return;
-    }
-    throw changed(bytes);
+    throw changed(static_cast<std::uint64_t>(now.st_size));
   }
 
   bool is_there(std::uint64_t begin, std::uint64_t end, bool was_there) const noexcept override {

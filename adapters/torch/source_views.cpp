@@ -4,7 +4,6 @@
 #include <ATen/ops/from_blob.h>
 #include <fcntl.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <tierstream/adapters/torch/tensors.h>
 #include <tierstream/io/error.h>
 #include <unistd.h>
@@ -34,12 +33,11 @@ class SharedMapping {
   explicit SharedMapping(const SourceFile& file) : bytes_(file.info.bytes) {
     const int descriptor = ::open(file.path.c_str(), O_RDONLY | O_CLOEXEC);
     if (descriptor < 0) throw Error(Errc::kOpenFailed, "cannot open", {.file = file.path}, last_error());
-    struct stat now {};
-    const bool is_same = ::fstat(descriptor, &now) == 0 && static_cast<std::uint64_t>(now.st_size) == bytes_;
+    const bool is_same = is_unchanged(file.info, descriptor);
     void* const data = is_same ? ::mmap(nullptr, bytes_, PROT_READ, MAP_SHARED, descriptor, 0) : MAP_FAILED;
     const std::error_code cause = last_error();
     ::close(descriptor);
-    if (!is_same) throw Error(Errc::kFileChanged, "the file has another size by now", {.file = file.path});
+    if (!is_same) throw Error(Errc::kFileChanged, "the file was changed or replaced", {.file = file.path});
     if (data == MAP_FAILED) throw Error(Errc::kOutOfMemory, "cannot map", {.file = file.path}, cause);
     ::madvise(data, bytes_, MADV_RANDOM);  // a look at one weight reads no others into the page cache
     data_ = static_cast<const std::byte*>(data);

@@ -167,6 +167,19 @@ TEST_P(FilesOfTheSystem, TellsAReplacedAndARewrittenFileFromTheOldOne) {
   EXPECT_NE(backend->info(backend->open(path)).version, replaced);
 }
 
+TEST_P(FilesOfTheSystem, AreFoundUnchangedOrNotByAnOpenDescriptor) {
+  const std::string path = directory_.write("file", pattern_bytes(1, 4096));
+  const auto backend = make();
+  const FileInfo info = backend->info(backend->open(path));
+  const auto is_unchanged_now = [&] {
+    return is_unchanged(info, FileDescriptor(::open(path.c_str(), O_RDONLY | O_CLOEXEC)).get());
+  };
+  EXPECT_TRUE(is_unchanged_now());
+  std::filesystem::rename(directory_.write("other", pattern_bytes(2, 4096)), path);  // of the same size
+  EXPECT_FALSE(is_unchanged_now());
+  EXPECT_FALSE(is_unchanged(info, -1));
+}
+
 TEST_P(FilesOfTheSystem, AnswersAChildProcessWithAnErrorAndLetsItDestroyTheBackend) {
   const std::string path = directory_.write("file", pattern_bytes(1, 8192));
   auto backend = make();

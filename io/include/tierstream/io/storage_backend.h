@@ -36,6 +36,9 @@ struct FileInfo {
   FileVersion version{};
 };
 
+/// Whether `descriptor` is open for the local file that `info` tells of, in the version that it tells of.
+bool is_unchanged(const FileInfo& info, int descriptor) noexcept;
+
 /// One read. Its destination stays untouched by everyone else until its completion was collected.
 /// The length may reach past the end of the file (alignment demands it); only the bytes up to the end arrive.
 struct ReadRequest {
