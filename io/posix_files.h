@@ -20,7 +20,8 @@ class FileDescriptor {
   }
   FileDescriptor(FileDescriptor&& other) noexcept : descriptor_(std::exchange(other.descriptor_, -1)) {}
   FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(descriptor_, other.descriptor_);
+    FileDescriptor taken(std::move(other));
+    std::swap(descriptor_, taken.descriptor_);
     return *this;
   }
 

@@ -20,12 +20,13 @@ Lease::Lease(std::shared_ptr<StreamerCore> core, std::shared_ptr<Staging> stagin
       since_(core_->trace().now()) {}
 
 Lease& Lease::operator=(Lease&& other) noexcept {
-  std::swap(core_, other.core_);
-  std::swap(staging_, other.staging_);
-  std::swap(layer_, other.layer_);
-  std::swap(place_, other.place_);
-  std::swap(stream_, other.stream_);
-  std::swap(since_, other.since_);
+  Lease taken(std::move(other));
+  std::swap(core_, taken.core_);
+  std::swap(staging_, taken.staging_);
+  std::swap(layer_, taken.layer_);
+  std::swap(place_, taken.place_);
+  std::swap(stream_, taken.stream_);
+  std::swap(since_, taken.since_);
   return *this;
 }
 

@@ -23,7 +23,8 @@ Streamer::Streamer(LayerTable table, StreamerOptions options)
 Streamer::Streamer(Streamer&&) noexcept = default;
 
 Streamer& Streamer::operator=(Streamer&& other) noexcept {
-  std::swap(core_, other.core_);
+  Streamer taken(std::move(other));
+  std::swap(core_, taken.core_);
   return *this;
 }
 

@@ -164,8 +164,9 @@ Reservation::Reservation(Reservation&& other) noexcept
     : tier_(std::exchange(other.tier_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
 
 Reservation& Reservation::operator=(Reservation&& other) noexcept {
-  std::swap(tier_, other.tier_);
-  std::swap(bytes_, other.bytes_);
+  Reservation taken(std::move(other));
+  std::swap(tier_, taken.tier_);
+  std::swap(bytes_, taken.bytes_);
   return *this;
 }
 

@@ -8,9 +8,10 @@ DeviceMemory::DeviceMemory(DeviceMemory&& other) noexcept
     : device_(std::exchange(other.device_, nullptr)), data_(other.data_), bytes_(other.bytes_) {}
 
 DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
-  std::swap(device_, other.device_);
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
+  DeviceMemory taken(std::move(other));
+  std::swap(device_, taken.device_);
+  std::swap(data_, taken.data_);
+  std::swap(bytes_, taken.bytes_);
   return *this;
 }
 
@@ -22,8 +23,9 @@ HostRegistration::HostRegistration(HostRegistration&& other) noexcept
     : device_(std::exchange(other.device_, nullptr)), memory_(other.memory_) {}
 
 HostRegistration& HostRegistration::operator=(HostRegistration&& other) noexcept {
-  std::swap(device_, other.device_);
-  std::swap(memory_, other.memory_);
+  HostRegistration taken(std::move(other));
+  std::swap(device_, taken.device_);
+  std::swap(memory_, taken.memory_);
   return *this;
 }
 

@@ -30,8 +30,9 @@ PinnedRing::Block::Block(Block&& other) noexcept
     : ring_(std::exchange(other.ring_, nullptr)), index_(other.index_) {}
 
 PinnedRing::Block& PinnedRing::Block::operator=(Block&& other) noexcept {
-  std::swap(ring_, other.ring_);
-  std::swap(index_, other.index_);
+  Block taken(std::move(other));
+  std::swap(ring_, taken.ring_);
+  std::swap(index_, taken.index_);
   return *this;
 }
 

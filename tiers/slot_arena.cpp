@@ -68,8 +68,9 @@ SlotArena::Slot::Slot(Slot&& other) noexcept
     : arena_(std::exchange(other.arena_, nullptr)), index_(other.index_) {}
 
 SlotArena::Slot& SlotArena::Slot::operator=(Slot&& other) noexcept {
-  std::swap(arena_, other.arena_);
-  std::swap(index_, other.index_);
+  Slot taken(std::move(other));
+  std::swap(arena_, taken.arena_);
+  std::swap(index_, taken.index_);
   return *this;
 }
 

@@ -193,6 +193,26 @@ TEST_P(StreamerTest, MoreLeasesThanSlotsAreAnErrorAndNotAWait) {
   EXPECT_TRUE(model.has_right_bytes(streamer.acquire(2)));
 }
 
+TEST_P(StreamerTest, ALeaseEndsOnceAnotherTakesItsPlace) {
+  const SmallModel model(3);
+  Streamer streamer = make(model, 2);
+  Lease current = streamer.acquire(0);
+  Lease next = streamer.acquire(1);
+  current = std::move(next);
+  EXPECT_EQ(current.index(), 1u);
+  EXPECT_NO_THROW((void)streamer.acquire(2)) << "in the slot of the first";
+}
+
+TEST_P(StreamerTest, AStreamerEndsOnceAnotherTakesItsPlace) {
+  const SmallModel model(3);
+  const std::shared_ptr<Device> first_device = device();
+  Streamer streamer(model.table, {.device = first_device, .budget = model.budget(2)});
+  Streamer next = make(model, 2);
+  streamer = std::move(next);
+  EXPECT_EQ(first_device.use_count(), 1);
+  EXPECT_TRUE(model.has_right_bytes(streamer.acquire(1)));
+}
+
 TEST_P(StreamerTest, StableSlotsGiveEachLayerTheSameAddressInEveryPass) {
   const SmallModel model(5);
   Streamer streamer(model.table,

@@ -159,6 +159,14 @@ TEST(TierBudget, MovesBytesWithTheirReservation) {
   EXPECT_EQ(budget.used_bytes(), 0u);
 }
 
+TEST(TierBudget, HasBytesBackOnceAnotherReservationTakesTheirPlace) {
+  TierBudget gpu("gpu", 100);
+  Reservation held = gpu.reserve(60, "the first");
+  Reservation next = gpu.reserve(40, "the second");
+  held = std::move(next);
+  EXPECT_EQ(gpu.used_bytes(), 40u);
+}
+
 TEST(TierBudget, SaysWhatIsNeededAndLeft) {
   TierBudget budget("gpu", 100);
   const Reservation held = budget.reserve(60, "slots");

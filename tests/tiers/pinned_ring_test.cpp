@@ -65,6 +65,15 @@ TEST(PinnedRing, TakesAMovedBlockBackOnce) {
   EXPECT_EQ(ring.free_blocks(), 3u);
 }
 
+TEST(PinnedRing, TakesABlockBackOnceAnotherTakesItsPlace) {
+  Scene scene;
+  PinnedRing ring(scene.device, scene.budget, {.block_bytes = 4096, .blocks = 2});
+  auto block = ring.try_take();
+  auto next = ring.try_take();
+  *block = std::move(*next);
+  EXPECT_EQ(ring.free_blocks(), 1u);
+}
+
 TEST(PinnedRing, HoldsItsBytesOfTheBudgetWhileItLives) {
   Scene scene;
   {

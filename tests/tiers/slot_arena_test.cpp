@@ -48,6 +48,16 @@ TEST(SlotArena, TakesAMovedSlotBackOnce) {
   EXPECT_FALSE(arena.try_take());
 }
 
+TEST(SlotArena, TakesASlotBackOnceAnotherTakesItsPlace) {
+  TwoStreams scene;
+  SlotArena arena(scene.device, scene.budget, kSlotBytes, 2);
+  auto slot = arena.try_take(0);
+  auto next = arena.try_take(1);
+  *slot = std::move(*next);
+  EXPECT_EQ(slot->index(), 1u);
+  EXPECT_TRUE(arena.try_take(0));
+}
+
 TEST(SlotArena, HandsOutTheSlotAskedFor) {
   TwoStreams scene;
   SlotArena arena(scene.device, scene.budget, kSlotBytes, 3);
