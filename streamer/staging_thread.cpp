@@ -1,5 +1,7 @@
 #include "staging_thread.h"
 
+#include <tierstream/io/start_thread.h>
+
 #include <exception>
 #include <utility>
 
@@ -9,7 +11,7 @@ StagingThread::StagingThread(Device& device, StorageBackend& storage, std::chron
     : device_(device),
       storage_(storage),
       end_timeout_(end_timeout),
-      thread_([this](const std::stop_token& stop) { run(stop); }) {}
+      thread_(start_thread("staging", [this](const std::stop_token& stop) { run(stop); })) {}
 
 void StagingThread::start(Staging& staging, std::function<void()> first) {
   {

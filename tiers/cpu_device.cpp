@@ -1,3 +1,4 @@
+#include <tierstream/io/start_thread.h>
 #include <tierstream/tiers/cpu_device.h>
 #include <tierstream/tiers/host_memory.h>
 #include <tierstream/tiers/layer_layout.h>
@@ -72,7 +73,8 @@ class CpuEvent final : public Event {
 class CpuCopyQueue final : public CopyQueue {
  public:
   explicit CpuCopyQueue(std::function<void()> on_progress)
-      : on_progress_(std::move(on_progress)), thread_([this](const std::stop_token& stop) { work(stop); }) {
+      : on_progress_(std::move(on_progress)),
+        thread_(start_thread("copies", [this](const std::stop_token& stop) { work(stop); })) {
     const std::lock_guard lock(mutex_);
     queued_.reserve(kExpectedTasks);
   }

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 #include <tierstream/io/error.h>
+#include <tierstream/io/start_thread.h>
 #include <tierstream/tiers/page_cache.h>
 
 #include <algorithm>
@@ -68,10 +69,10 @@ class FilePageCache::Loader {
   void begin() {
     if (runs_.empty()) return;
     for (std::size_t i = 0; i < kThreads; ++i) {
-      threads_.emplace_back([this](const std::stop_token& stop) {
+      threads_.push_back(start_thread("kept pages", [this](const std::stop_token& stop) {
         Reader reader(table_, request_bytes_);
         work(stop, reader);
-      });
+      }));
     }
   }
 

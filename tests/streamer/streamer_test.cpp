@@ -9,6 +9,7 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <memory>
 #include <optional>
 #include <span>
@@ -18,6 +19,7 @@
 #include <vector>
 
 #include "small_model.h"
+#include "support/forbid.h"
 #include "support/thrown.h"
 
 namespace tierstream {
@@ -306,6 +308,16 @@ TEST_P(StreamerTest, LoadsALayerAnewWhoseSlotWasPoisoned) {
   const TierBytes bytes = streamer.stats().total.bytes;
   EXPECT_EQ(bytes.disk, 3 * model.layer_bytes());
   EXPECT_EQ(bytes.gpu, 3 * model.layer_bytes()) << "of the second leases";
+}
+
+TEST_P(StreamerTest, AThreadThatCannotBeStartedIsAnErrorOfTheConstructor) {
+  const SmallModel model(3);
+  const auto in_child = [&] {
+    forbid_threads();
+    expect_throws(Errc::kOutOfMemory, HasSubstr("cannot start a thread for "), [&] { make(model, 2); });
+    std::_Exit(HasFailure() ? 1 : 0);
+  };
+  EXPECT_EXIT(in_child(), ::testing::ExitedWithCode(0), "");
 }
 
 /// A device of its own memory by the side of the CPU, with streams that can be told to be captured.

@@ -41,6 +41,13 @@ inline void forbid(long system_call) {
   detail::install_filter(code, 0);
 }
 
+/// No thread can be started any more, as where a limit of processes is reached. For the child process of a
+/// death test.
+inline void forbid_threads() {
+  forbid(SYS_clone3);
+  forbid(SYS_clone);
+}
+
 /// From now on any thread of this process that makes a system call other than these ends the process, which
 /// says its number on standard error. For the child process of a death test.
 inline void allow_only(std::span<const long> system_calls) {
