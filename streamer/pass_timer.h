@@ -10,7 +10,7 @@
 namespace tierstream {
 
 /// Times passes on the callers' stream. Two pairs of events in turn, so that a pass can begin while the one
-/// before is still running on the device. Not thread-safe.
+/// before is still running on the device; but only after that one's `end` was called. Not thread-safe.
 class PassTimer {
  public:
   explicit PassTimer(Device& device) {

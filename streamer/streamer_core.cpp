@@ -407,6 +407,7 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
   device_->refuse_capture(stream);
   const std::scoped_lock staging_lock(staging_mutex_);
   refuse_unless_running();
+  if (in_pass_) throw Error(Errc::kInvalidArgument, "a pass is under way; end it before another begins");
   if (is_crowded_ && staging_->hand_off().leases() == 0 && held() == Budget{} && !leases_of_before()) {
     end_staging();
     begin_staging_in_room();
@@ -420,10 +421,12 @@ void StreamerCore::begin_pass(std::span<const std::uint32_t> schedule, bool wrap
   hand_off.begin_pass(schedule, wraps);
   timer_.begin(stream);
   pass_since_ = trace_.now();
+  in_pass_ = true;
 }
 
 void StreamerCore::end_pass(Stream stream) noexcept {
   const std::scoped_lock staging_lock(staging_mutex_);
+  in_pass_ = false;
   if (state_ == State::kClosed) return;  // within the pass
   HandOff& hand_off = staging_->hand_off();
   try {

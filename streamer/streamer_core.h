@@ -113,6 +113,7 @@ class StreamerCore {
   std::shared_ptr<Staging> staging_;            // never null; retired while parked, closed, or without room
   std::vector<std::weak_ptr<Staging>> before_;  // whose leases may use what staging_ has taken over
   bool is_crowded_ = false;                     // leases of before a change of the budget took part of it
+  bool in_pass_ = false;
   std::string hang_;  // why something under way did not end; then nothing is freed any more
   bool storage_hangs_ = false;
   PageCacheStatus final_pages_;  // once closed

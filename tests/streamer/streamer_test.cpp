@@ -176,6 +176,19 @@ TEST_P(StreamerTest, APassLeftEarlyOrByAnExceptionLeavesNoLeaseBehind) {
   EXPECT_NO_THROW(streamer.close());
 }
 
+TEST_P(StreamerTest, APassBesideAnotherIsRefusedAndChangesNothing) {
+  const SmallModel model(4);
+  Streamer streamer = make(model, 2);
+  {
+    Pass pass = streamer.pass();
+    expect_throws(Errc::kInvalidArgument, HasSubstr("a pass is under way"), [&] { (void)streamer.pass(); });
+    const Pass moved = std::move(pass);
+    expect_throws(Errc::kInvalidArgument, HasSubstr("a pass is under way"), [&] { (void)streamer.pass(); });
+  }
+  for (Lease layer : streamer.pass()) EXPECT_TRUE(model.has_right_bytes(layer));
+  EXPECT_EQ(streamer.stats().passes, 2u);
+}
+
 TEST_P(StreamerTest, ALayerLeasedTwiceSharesItsSlot) {
   const SmallModel model(4);
   Streamer streamer = make(model, 1);

@@ -119,6 +119,7 @@ class Streamer {
   Lease acquire(std::size_t layer, const AcquireOptions& options = {});
 
   /// A walk over the layers. It wraps: its last layers are used while the first ones of the next pass arrive.
+  /// Throws Error kInvalidArgument while another is under way.
   Pass pass(PassOptions options = {});
 
   /// A tensor outside the layers; waits until it has arrived. Valid until `close` or `park`.
