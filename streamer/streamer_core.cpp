@@ -39,6 +39,31 @@ Budget less(const Budget& all, const Budget& part) {
           .page_cache = all.page_cache - std::min(all.page_cache, part.page_cache)};
 }
 
+/// One that names what `table` does not have.
+void refuse_wrong(const TensorChange& change, const LayerTable& table) {
+  const auto refuse = [](const std::string& why, ErrorPlace place = {}) {
+    throw Error(Errc::kInvalidArgument, "cannot replace " + why, std::move(place));
+  };
+  if (change.layer >= table.layers.size()) {
+    refuse(fmt::format("a tensor of layer {}: there are {}", change.layer, table.layers.size()));
+  }
+  const Layer& layer = table.layers[change.layer];
+  if (change.tensor >= layer.tensors.size()) {
+    refuse(fmt::format("tensor {} of {}: there are {}", change.tensor, layer.name, layer.tensors.size()));
+  }
+  const auto* const extent = std::get_if<FileExtent>(&change.source);
+  if (extent == nullptr) return;
+  const std::string name = layer.full_name(layer.tensors[change.tensor]);
+  if (extent->file >= table.files.size()) {
+    refuse(fmt::format("{} by bytes of file {}: there are {}", name, extent->file, table.files.size()));
+  }
+  const SourceFile& file = table.files[extent->file];
+  if (extent->offset > file.info.bytes || change.bytes > file.info.bytes - extent->offset) {
+    refuse(fmt::format("{} by {} bytes: the file ends at {}", name, change.bytes, file.info.bytes),
+           {.file = file.path, .offset = extent->offset});
+  }
+}
+
 Trace::Subject subject_of(const LayerTable& table, const Plan& plan) {
   Trace::Subject subject{.ring_blocks = plan.ring.blocks};
   for (const Layer& layer : table.layers) subject.layers.push_back(layer.name);
@@ -301,9 +326,10 @@ void StreamerCore::replace(std::span<const TensorChange> changes) {
   const std::scoped_lock lock(staging_mutex_);
   refuse_unless_running();
   refuse_beside_leases("tensors are replaced");
+  for (const TensorChange& change : changes) refuse_wrong(change, table_);
   std::vector<Layer> layers = table_.layers;
   for (const TensorChange& change : changes) {
-    TensorSpec& tensor = layers.at(change.layer).tensors.at(change.tensor);
+    TensorSpec& tensor = layers[change.layer].tensors[change.tensor];
     tensor = {std::move(tensor.name), change.dtype, change.shape, change.bytes, change.source};
   }
   const LayerTable changed{table_.files, table_.open_storage, layers, table_.outside};

@@ -293,6 +293,22 @@ TEST_P(SetBudgetTest, ReplacesTensorsByMemoryOfAnotherSizeForAllLaterPasses) {
   }
 }
 
+TEST_P(SetBudgetTest, RefusesToReplaceWhatTheTableDoesNotHave) {
+  Streamer streamer = make(budget_of(2));
+  const std::uint64_t generation = streamer.generation();
+  const std::uint64_t file_bytes = model_.table.files[0].info.bytes;
+  const auto expect_refused = [&](const TensorChange& change, const char* why) {
+    expect_throws(Errc::kInvalidArgument, HasSubstr(why), [&] { streamer.replace({&change, 1}); });
+  };
+  expect_refused({kLayers, 0, DType::kU8, {1000}, 1000, FileExtent{0, 0}}, "layer 6: there are 6");
+  expect_refused({1, 3, DType::kU8, {1000}, 1000, FileExtent{0, 0}}, "tensor 3 of layers.1: there are 3");
+  expect_refused({1, 2, DType::kU8, {1000}, 1000, FileExtent{1, 0}}, "layers.1.t2 by bytes of file 1");
+  expect_refused({1, 2, DType::kU8, {1000}, 1000, FileExtent{0, file_bytes - 999}}, "the file ends at ");
+  expect_refused({1, 2, DType::kU8, {1000}, 1000, FileExtent{0, ~std::uint64_t{0}}}, "the file ends at ");
+  EXPECT_EQ(streamer.generation(), generation);
+  walk(streamer);
+}
+
 TEST_P(SetBudgetTest, ChangesNothingWhenReplacedTensorsDoNotFit) {
   const std::vector<std::byte> large = pattern_bytes(7, 9 * kMiB);
   Streamer streamer = make(budget_of(1));

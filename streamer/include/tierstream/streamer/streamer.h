@@ -149,8 +149,9 @@ class Streamer {
   /// While leases leave too little for the next layer, `acquire` throws kTooManyLeases.
   Budget set_budget(const Budget& budget);
   /// From now on these tensors come from elsewhere. Everything is staged anew, as by set_budget, so that many
-  /// changes cost no more than one. Throws Error kLeasesOutstanding while leases are out, and kBudgetTooSmall;
-  /// then nothing has changed. Otherwise as set_budget.
+  /// changes cost no more than one. Throws Error kLeasesOutstanding while leases are out, kInvalidArgument for
+  /// a layer, tensor or part of a file that the table does not have, and kBudgetTooSmall; then nothing has
+  /// changed. Otherwise as set_budget.
   void replace(std::span<const TensorChange> changes);
   /// Gives all memory back but the plan, as `set_budget` does; tensors outside the layers go, too, and are to
   /// be asked for again. Acquiring throws kClosed until `resume`. Returns what leases still hold.
