@@ -488,13 +488,14 @@ StreamerStats StreamerCore::counted(Staging& staging) const {
 }
 
 PageCacheStatus StreamerCore::page_cache_status() const {
+  const std::scoped_lock lock(staging_mutex_);  // meanwhile a pass that begins may retire the Staging
   if (state_ == State::kClosed) return final_pages_;
-  return staging()->page_cache_status();
+  return staging_->page_cache_status();
 }
 
 RamWeightsStatus StreamerCore::ram_weights_status() const {
-  const std::shared_ptr<Staging> current = staging();
-  return {current->ram().registered_bytes(), current->ram().refusal()};
+  const std::scoped_lock lock(staging_mutex_);
+  return {staging_->ram().registered_bytes(), staging_->ram().refusal()};
 }
 
 StoragePath StreamerCore::storage_path() {

@@ -188,6 +188,22 @@ TEST_P(SetBudgetTest, WithoutRoomBesideTheLeasesNothingIsStagedUntilTheyEnd) {
   streamer.close();
 }
 
+TEST_P(SetBudgetTest, WhatItKeepsMayBeAskedForWhileAPassBeginsWithAllOfIt) {
+  for (int i = 0; i < 20; ++i) {
+    Streamer streamer = make(budget_of(3, 4 * kMiB));
+    std::optional<Lease> lease(streamer.acquire(0));
+    streamer.set_budget(budget_of(3, 8 * kMiB));
+    lease.reset();
+    const std::jthread asking([&](const std::stop_token& stop) {
+      while (!stop.stop_requested()) {
+        (void)streamer.page_cache_status();
+        (void)streamer.ram_weights_status();
+      }
+    });
+    walk(streamer);
+  }
+}
+
 TEST_P(SetBudgetTest, MayBeCalledWithinAPass) {
   Streamer streamer = make(budget_of(2));
   std::size_t seen = 0;
