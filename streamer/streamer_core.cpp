@@ -104,12 +104,13 @@ StreamerCore::StreamerCore(LayerTable table, StreamerOptions options)
   std::iota(order_.begin(), order_.end(), 0u);
   Plan plan = make_plan_for(table_, options_.budget);
   refuse_more_than_there_is(plan.used, *device_);
-  if (options_.trace) options_.trace->begin(subject_of(table_, plan));
   storage_ = open_files(table_);
   allocate_outside(plan);
   staging_ = std::make_shared<Staging>(ground(), std::move(plan), 1, outside_.data(), false, nullptr);
   staging_->register_memory(options_.register_slots);  // here, so that a requirement that is not met throws
   thread_.emplace(*device_, *storage_, options_.end_timeout);
+  // Last: a trace is begun once, and the caller may try again with it.
+  if (options_.trace) options_.trace->begin(subject_of(table_, staging_->plan()));
   thread_->start(*staging_);
   populate();
 }

@@ -197,6 +197,15 @@ TEST(StreamerTrace, ShowsCopiesFromWhereBytesLieInMemory) {
   EXPECT_EQ(of_kind(Kind::kRead, events).size(), 0u);
 }
 
+TEST(StreamerTrace, IsStillUnusedAfterAStreamerThatCouldNotBeMade) {
+  SmallModel model(2);
+  const StreamerOptions options{.budget = model.budget(2), .trace = std::make_shared<Trace>()};
+  model.table.files[0].info.bytes += 1;
+  expect_throws(Errc::kFileChanged, HasSubstr("model: "), [&] { Streamer(model.table, options); });
+  model.table.files[0].info.bytes -= 1;
+  EXPECT_NO_THROW(Streamer(model.table, options));
+}
+
 TEST(StreamerTrace, BelongsToOneStreamer) {
   const SmallModel model(2);
   const StreamerOptions options{.budget = model.budget(2), .trace = std::make_shared<Trace>()};
