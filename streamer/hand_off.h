@@ -55,9 +55,12 @@ class HandOff {
   HandOff(std::vector<std::uint8_t> needs_slot, SlotRule rule, SlotArena& arena, const Clock& clock,
           std::function<void()> wake_loop, TraceRecorder trace = {});
 
-  /// The place of a layer that takes no slot, and of the tensors outside.
   const SlotRule& rule() const noexcept { return rule_; }
+  /// The place of a layer that takes no slot, and of the tensors outside.
   std::uint32_t own_place(std::uint32_t layer) const { return rule_.slots + layer; }
+
+  /// Goes on where `before`, of the same layers, stood: its schedule and its statistics. Neither is in use.
+  void carry_on(const HandOff& before);
 
   // --- Callers ---
 
@@ -66,8 +69,6 @@ class HandOff {
     const Event* streamed = nullptr;  ///< null: the layer takes no slot
     const Event* staying = nullptr;   ///< null: nothing of it stays
   };
-  /// Goes on where `before`, of the same layers, stood: its schedule and its statistics. Neither is in use.
-  void carry_on(const HandOff& before);
 
   struct Grant {
     std::uint32_t place;  ///< a slot, or the layer's own place
