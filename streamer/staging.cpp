@@ -64,6 +64,12 @@ Staging::Staging(const StagingGround& ground, Plan plan, std::uint64_t generatio
   if (pages_) pages_->begin();
 }
 
+Staging::~Staging() {
+  if (!leaks_) return;
+  (void)pages_.release();   // what is copied from must stay
+  (void)copies_.release();  // its end would wait for the copies
+}
+
 void Staging::register_ram() {
   ram_ = RamWeights(ground_.table, plan_.homes, ground_.device, ground_.pinned);
   for (LayerLayout& layout : plan_.layers) ram_.split_at_edges(layout.memory_copies);
@@ -226,9 +232,8 @@ void Staging::leave_to_leak() noexcept {
   ring_->abandon_memory();
   slots_.abandon_memory();
   residents_.abandon();
-  // What is copied from must stay, too.
-  (void)pages_.release();
   ram_.abandon();
+  leaks_ = true;
 }
 
 }  // namespace tierstream

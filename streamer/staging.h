@@ -57,6 +57,9 @@ class Staging {
   /// its leases hold (see `held`).
   Staging(const StagingGround& ground, Plan plan, std::uint64_t generation, std::byte* outside,
           bool outside_is_there, Staging* before);
+  ~Staging();
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
 
   const Plan& plan() const noexcept { return plan_; }
   std::uint64_t generation() const noexcept { return generation_; }
@@ -97,7 +100,7 @@ class Staging {
   Budget kept() const noexcept;
   /// Adds the homes of tensors that leases use, other than in slots, to `homes`.
   void add_held(TensorHomes& homes) const;
-  /// Something is still under way and does not end: its memory is never freed.
+  /// Something is still under way and does not end: its memory is never freed. Leases may go on using theirs.
   void leave_to_leak() noexcept;
 
  private:
@@ -121,6 +124,7 @@ class Staging {
   HandOff hand_off_;
   StagingLoop loop_;            // holds blocks of the ring
   PageCacheStatus last_pages_;  // once retired
+  bool leaks_ = false;
 
   mutable std::mutex freeing_;  // guards what follows, and what is kept once retired
   bool keeps_ = false;          // for the next

@@ -132,7 +132,8 @@ StreamerCore::~StreamerCore() {
   stop();
   thread_.reset();
   staging_.reset();
-  if (storage_hangs_) (void)storage_.release();  // its end would wait for the reads
+  // Its end would wait for the reads, and somebody may still tell it of a copy.
+  if (!hang_.empty()) (void)storage_.release();
 }
 
 Plan StreamerCore::make_plan_for(const LayerTable& table, const Budget& budget,
@@ -182,7 +183,6 @@ void StreamerCore::stop() noexcept {
   // Someone may still write to this memory: freeing it would be worse than losing it.
   staging_->leave_to_leak();
   outside_.abandon();
-  storage_hangs_ = storage_->in_flight() != 0;
   try {
     options_.warn(fmt::format("{}: {} of memory are left to leak", hang_,
                               format_bytes(gpu_.used_bytes() + pinned_.used_bytes())));

@@ -114,8 +114,7 @@ class StreamerCore {
   std::vector<std::weak_ptr<Staging>> before_;  // whose leases may use what staging_ has taken over
   bool is_crowded_ = false;                     // leases of before a change of the budget took part of it
   bool in_pass_ = false;
-  std::string hang_;  // why something under way did not end; then nothing is freed any more
-  bool storage_hangs_ = false;
+  std::string hang_;             // why something under way did not end; then nothing is freed any more
   PageCacheStatus final_pages_;  // once closed
   StoragePath final_path_;       // once closed
 

@@ -7,13 +7,16 @@
 #include <tierstream/tiers/host_memory.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <filesystem>
 #include <functional>
 #include <memory>
 #include <numeric>
+#include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -141,22 +144,14 @@ TEST_P(ResidencyTest, LeasesInAnyOrderGetTheirBytesFromEveryTier) {
   streamer.close();
 }
 
-/// The CPU device, as if its memory were another's: nothing is used in place, and file pages are not
-/// registered.
-class FarDevice final : public Device {
+/// The CPU device without reads that land, but for what a test makes different.
+class OtherDevice : public Device {
  public:
-  FarDevice() : traits_(cpu_->traits()) {
-    traits_.reads_land = false;
-    traits_.is_host = false;
-  }
   const DeviceTraits& traits() const override { return traits_; }
   DeviceMemory allocate(std::size_t bytes) override { return {*this, HostMemory(bytes).release(), bytes}; }
   MemoryRoom memory_room() override { return cpu_->memory_room(); }
-  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal,
-                                 HostAccess access) override {
-    if (access == HostAccess::kReadWrite) return {*this, memory};
-    refusal = "not here";
-    return {};
+  HostRegistration register_host(std::span<std::byte> memory, std::string&, HostAccess) override {
+    return {*this, memory};
   }
   std::unique_ptr<Event> make_event() override { return cpu_->make_event(); }
   std::unique_ptr<Event> make_timed_event() override { return cpu_->make_timed_event(); }
@@ -170,12 +165,87 @@ class FarDevice final : public Device {
     cpu_->fill(memory, value, stream);
   }
 
+ protected:
+  const std::shared_ptr<Device> cpu_ = make_cpu_device();
+  DeviceTraits traits_ = [this] {
+    DeviceTraits traits = cpu_->traits();
+    traits.reads_land = false;
+    return traits;
+  }();
+
  private:
   void free_memory(std::byte* data, std::size_t bytes) noexcept override { HostMemory::adopt(data, bytes); }
   void unregister_host(std::span<std::byte>) noexcept override {}
+};
 
-  const std::shared_ptr<Device> cpu_ = make_cpu_device();
-  DeviceTraits traits_;
+/// As if its memory were another's: nothing is used in place, and file pages are not registered.
+class FarDevice final : public OtherDevice {
+ public:
+  FarDevice() { traits_.is_host = false; }
+  HostRegistration register_host(std::span<std::byte> memory, std::string& refusal,
+                                 HostAccess access) override {
+    if (access == HostAccess::kReadWrite) return {*this, memory};
+    refusal = "not here";
+    return {};
+  }
+};
+
+/// Its copies end, until they get stuck. Makes one queue.
+class StuckDevice final : public OtherDevice {
+ public:
+  std::unique_ptr<CopyQueue> make_copy_queue(std::function<void()> on_progress) override {
+    auto queue = std::make_unique<Queue>(*this, std::move(on_progress));
+    queue_ = queue.get();
+    return queue;
+  }
+  /// The next copy does not end, nor do those after it.
+  void get_stuck() { gets_stuck_ = true; }
+  void wait_until_stuck() { is_stuck_.wait(false); }
+  bool queue_is_there() const { return queue_ != nullptr; }
+  /// Lets the copies go on, and ends the queue, which nobody else will.
+  void end_left_behind() { delete queue_; }
+
+ private:
+  class Queue final : public CopyQueue {
+   public:
+    Queue(StuckDevice& device, std::function<void()> on_progress)
+        : device_(device),
+          stuck_(device.cpu_->make_event()),
+          queue_(device.cpu_->make_copy_queue([this, on_progress = std::move(on_progress)] {
+            going_on_.wait(false);
+            on_progress();
+          })) {}
+    ~Queue() override {
+      going_on_ = true;
+      going_on_.notify_all();
+      queue_.reset();
+      device_.queue_ = nullptr;
+    }
+    void copy(std::byte* destination, const std::byte* source, std::size_t bytes) override {
+      const bool gets_stuck = device_.gets_stuck_.exchange(false);
+      if (gets_stuck) {
+        going_on_ = false;
+        queue_->record(*stuck_);  // whose notice does not return
+      }
+      queue_->copy(destination, source, bytes);
+      if (gets_stuck) {
+        device_.is_stuck_ = true;
+        device_.is_stuck_.notify_all();
+      }
+    }
+    void record(Event& event) override { queue_->record(event); }
+    bool notifies() const override { return true; }
+
+   private:
+    StuckDevice& device_;
+    std::atomic<bool> going_on_ = true;
+    std::unique_ptr<Event> stuck_;
+    std::unique_ptr<CopyQueue> queue_;
+  };
+
+  std::atomic<bool> gets_stuck_ = false;
+  std::atomic<bool> is_stuck_ = false;
+  Queue* queue_ = nullptr;
 };
 
 /// The model in a storage whose files have no pages to keep: on the CPU device, both ways, and on one whose
@@ -254,6 +324,38 @@ TEST_P(ResidencyTest, KeptPagesThatAreNotRegisteredTakeTheRing) {
   EXPECT_EQ(status.registration_refusal, "not here");
   const TierBytes bytes = streamer.stats().last_pass.bytes;
   EXPECT_GE(bytes.disk + bytes.page_cache + bytes.gpu, model_bytes());
+}
+
+TEST_P(ResidencyTest, ACopyThatNeverEndsLeavesWhatLeasesUseWhereItIs) {
+  const auto device = std::make_shared<StuckDevice>();
+  std::optional<Lease> lease;
+  {
+    Streamer streamer(model_.table,
+                      {.device = device,
+                       .budget = {.gpu = 4 * 3 * kMiB, .pinned = 8 * kMiB, .page_cache = model_bytes() / 2},
+                       .max_slots = 2,
+                       .end_timeout = std::chrono::milliseconds{0},
+                       .warn = [](std::string_view) {}});
+    (void)walk(streamer);
+    const Plan& plan = streamer.plan();
+    const auto mapped = std::ranges::find_if(
+        plan.homes, [](const auto& homes) { return std::ranges::count(homes, TensorHome::kMapped) != 0; });
+    ASSERT_EQ(mapped != plan.homes.end(), GetParam()) << "off the cache line it is copied";
+    lease.emplace(streamer.acquire(GetParam() ? static_cast<std::size_t>(mapped - plan.homes.begin()) : 0));
+    std::vector<std::uint32_t> copied;
+    for (std::uint32_t layer = 0; layer < kLayers; ++layer) {
+      if (plan.needs_slot(layer) && layer != lease->index()) copied.push_back(layer);
+    }
+    ASSERT_GT(copied.size(), plan.slots) << "one at least is in no slot";
+    std::optional<Lease> used(streamer.acquire(copied.front()));
+    device->get_stuck();
+    used.reset();  // in its slot comes a layer that is in none
+    device->wait_until_stuck();
+  }
+  EXPECT_TRUE(device->queue_is_there()) << "its end would wait for the copy";
+  EXPECT_TRUE(model_.has_right_bytes(*lease));
+  lease.reset();
+  device->end_left_behind();
 }
 
 }  // namespace
