@@ -228,12 +228,14 @@ void Staging::add_held(TensorHomes& homes) const {
   }
 }
 
-void Staging::leave_to_leak() noexcept {
+bool Staging::leave_to_leak() noexcept {
+  constexpr std::chrono::seconds kThreadsEnd{1};  // a read of a disk that answers has ended by then
   ring_->abandon_memory();
   slots_.abandon_memory();
   residents_.abandon();
   ram_.abandon();
   leaks_ = true;
+  return pages_ == nullptr || pages_->end_threads(kThreadsEnd);
 }
 
 }  // namespace tierstream

@@ -101,7 +101,8 @@ class Staging {
   /// Adds the homes of tensors that leases use, other than in slots, to `homes`.
   void add_held(TensorHomes& homes) const;
   /// Something is still under way and does not end: its memory is never freed. Leases may go on using theirs.
-  void leave_to_leak() noexcept;
+  /// False: threads that bring kept pages do not end either, and use the device.
+  [[nodiscard]] bool leave_to_leak() noexcept;
 
  private:
   Residents::Shared hand_over(const Plan& next);

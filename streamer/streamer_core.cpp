@@ -181,9 +181,10 @@ void StreamerCore::stop() noexcept {
   if (why.empty()) return;
   hang_ = std::move(why);
   // Someone may still write to this memory: freeing it would be worse than losing it.
-  staging_->leave_to_leak();
+  const bool device_is_free = staging_->leave_to_leak();
   outside_.abandon();
   try {
+    if (!device_is_free) (void)new std::shared_ptr<Device>(device_);  // never goes
     options_.warn(fmt::format("{}: {} of memory are left to leak", hang_,
                               format_bytes(gpu_.used_bytes() + pinned_.used_bytes())));
   } catch (...) {  // a warning that cannot be given is lost, nothing else
@@ -507,7 +508,7 @@ StoragePath StreamerCore::storage_path() {
 StoragePath StreamerCore::path_of(const Staging& staging) const {
   StoragePath path = storage_->path();
   if (staging.reads_land() && !options_.register_slots) {
-    path.fallbacks.push_back({"registered slots", "not asked for, since the first layer would wait"});
+    path.fallbacks.push_back({"registered slots", "not asked for: it would hold up the first layer"});
     path.buffers_registered = false;
   }
   return path;

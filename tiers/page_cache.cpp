@@ -27,7 +27,7 @@ class FilePageCache::Loader {
  public:
   Loader(const LayerTable& table, const Plan& plan, Device& device, const Budgets& budgets, bool locks,
          std::function<void()> on_progress, Loader* before)
-      : table_(table),
+      : table_{.files = table.files, .open_storage = table.open_storage, .layers = {}, .outside = {}},
         device_(device),
         locks_(locks),
         request_bytes_(plan.rules.request_bytes),
@@ -72,8 +72,22 @@ class FilePageCache::Loader {
       threads_.push_back(start_thread("kept pages", [this](const std::stop_token& stop) {
         Reader reader(table_, request_bytes_);
         work(stop, reader);
+        const std::scoped_lock lock(mutex_);
+        ++ended_threads_;
+        thread_ended_.notify_all();
       }));
     }
+  }
+
+  bool end_threads(std::chrono::nanoseconds timeout) noexcept {
+    for (std::jthread& thread : threads_) thread.request_stop();
+    {
+      std::unique_lock lock(mutex_);
+      const auto all_ended = [this] { return ended_threads_ == threads_.size(); };
+      if (!thread_ended_.wait_for(lock, timeout, all_ended)) return false;
+    }
+    threads_.clear();
+    return true;
   }
 
   State state(std::uint32_t layer) const noexcept {
@@ -394,7 +408,7 @@ class FilePageCache::Loader {
     }
   }
 
-  const LayerTable& table_;
+  const LayerTable table_;  // its files alone
   Device& device_;
   const bool locks_;
   const std::uint64_t request_bytes_;
@@ -411,6 +425,8 @@ class FilePageCache::Loader {
   std::condition_variable_any work_to_do_;
   std::deque<std::size_t> queue_;  // runs with pieces to read, most urgent first
   PageCacheStatus status_;
+  std::size_t ended_threads_ = 0;
+  std::condition_variable_any thread_ended_;
   std::vector<std::jthread> threads_;  // last: they end before what they use
 };
 
@@ -441,5 +457,8 @@ void FilePageCache::check_files() const { loader_->check_files(); }
 void FilePageCache::find_lost() { loader_->find_lost(); }
 PageCacheStatus FilePageCache::status() const { return loader_->status(); }
 void FilePageCache::drop() noexcept { loader_->drop(); }
+bool FilePageCache::end_threads(std::chrono::nanoseconds timeout) noexcept {
+  return loader_->end_threads(timeout);
+}
 
 }  // namespace tierstream

@@ -24,7 +24,10 @@ std::optional<PinnedRing::Block> PinnedRing::try_take() {
   return Block(*this, index);
 }
 
-void PinnedRing::abandon_memory() noexcept { memory_.release(); }
+void PinnedRing::abandon_memory() noexcept {
+  registration_.abandon();
+  memory_.release();
+}
 
 PinnedRing::Block::Block(Block&& other) noexcept
     : ring_(std::exchange(other.ring_, nullptr)), index_(other.index_) {}

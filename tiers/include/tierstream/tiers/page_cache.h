@@ -5,6 +5,7 @@
 #include <tierstream/tiers/device.h>
 #include <tierstream/tiers/plan.h>
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <exception>
@@ -62,6 +63,9 @@ class PageCache {
   /// Gives its pages back: from the system's cache, too, what this one has read into it. Nothing is asked of
   /// it any more but `address`; what is used there comes by page faults.
   virtual void drop() noexcept = 0;
+  /// Has threads of its own end, and waits up to `timeout` for them. Nothing is asked of it any more but
+  /// `address` and `status`. False: one goes on, and uses the device and its budgets.
+  virtual bool end_threads(std::chrono::nanoseconds) noexcept { return true; }
 };
 
 /// The page-cache tier: reads the plan's chunks once into the page cache, by several threads, maps them
@@ -111,6 +115,7 @@ class FilePageCache final : public PageCache {
   void find_lost() override;
   PageCacheStatus status() const override;
   void drop() noexcept override;
+  bool end_threads(std::chrono::nanoseconds timeout) noexcept override;
 
  private:
   class Loader;
