@@ -6,7 +6,7 @@
 
 namespace tierstream {
 
-/// How long to leave a full queue of reads of cached pages alone, so that a good part of them ends meanwhile
+/// How long to leave many reads of cached pages alone, so that a good part of them ends meanwhile
 /// and the next reads are there before the last one has begun. Such reads take 20 to 200 us each, whoever
 /// copies: found out by the reads of the naps before. Pure; threads: one at a time.
 class CachedReadNap {

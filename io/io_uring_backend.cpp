@@ -220,7 +220,7 @@ class IoUringBackend final : public StorageBackend {
 
   std::size_t do_collect(std::span<RawCompletion> completions, std::chrono::nanoseconds wait) override {
     become_owner();
-    if (wait > CachedReadNap::kLongest && is_full_of_cached_reads()) take_nap();
+    if (wait > CachedReadNap::kLongest && is_busy_with_cached_reads()) take_nap();
     if (::io_uring_cq_ready(ring_.get()) == 0) {
       const int result = wait_for_news(wait);
       if (result < 0 && result != -ETIME && result != -EINTR) {
@@ -388,8 +388,8 @@ class IoUringBackend final : public StorageBackend {
     return static_cast<int>(found - buffers_.begin());
   }
 
-  /// Or nearly so: a slow read from before may linger.
-  bool is_full_of_cached_reads() const {
+  /// With many, and nothing else; or nearly so: a slow read from before may linger.
+  bool is_busy_with_cached_reads() const {
     return kernel_reads_ >= std::max(limits().max_in_flight, CachedReadNap::kFewestReads) &&
            cached_in_a_row_ >= kernel_reads_;
   }

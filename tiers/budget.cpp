@@ -63,10 +63,9 @@ bool same_but_case(std::string_view a, std::string_view b) {
   throw Error(Errc::kInvalidBudget, fmt::format("\"{}\": {}", text, why));
 }
 
-}  // namespace
-
-std::uint64_t parse_bytes(std::string_view text) {
-  const std::string_view number = trimmed(text);
+/// Errors show `text`, of which `size` is a part.
+std::uint64_t parse_size(std::string_view size, std::string_view text) {
+  const std::string_view number = trimmed(size);
   const char* const end = number.data() + number.size();
 
   std::uint64_t whole = 0;
@@ -97,6 +96,10 @@ std::uint64_t parse_bytes(std::string_view text) {
   return whole * unit->bytes + part;
 }
 
+}  // namespace
+
+std::uint64_t parse_bytes(std::string_view text) { return parse_size(text, text); }
+
 std::string format_bytes(std::uint64_t bytes) {
   if (bytes < 1024) return fmt::format("{} B", bytes);
   constexpr std::array kNames = {"KiB", "MiB", "GiB", "TiB", "PiB", "EiB"};
@@ -126,9 +129,6 @@ Budget Budget::parse(std::string_view text) {
     begin += entry.size() + 1;
     const std::size_t equals = entry.find('=');
     if (equals == entry.npos) refuse(text, "a budget is written gpu=6GiB,pinned=512MiB");
-    if (trimmed(entry.substr(equals + 1)).empty()) {
-      refuse(text, fmt::format("no size after \"{}\"; one is a number and a unit, such as 1.5GiB", entry));
-    }
     const std::string_view name = trimmed(entry.substr(0, equals));
     const auto tier = std::ranges::find(kTiers, name, &Tier::name);
     if (tier == kTiers.end()) {
@@ -137,7 +137,9 @@ Budget Budget::parse(std::string_view text) {
     if (std::exchange(named[static_cast<std::size_t>(tier - kTiers.begin())], true)) {
       refuse(text, fmt::format("{} is named twice", name));
     }
-    budget.*tier->bytes = parse_bytes(entry.substr(equals + 1));
+    const std::string_view size = entry.substr(equals + 1);
+    if (size.find('=') != size.npos) refuse(text, "tiers are separated by commas");
+    budget.*tier->bytes = parse_size(size, trimmed(entry));
   }
   return budget;
 }

@@ -35,7 +35,11 @@ LinkRates parse_rates(std::span<const std::string> entries) {
     }
     double& rate = name == "disk" ? rates.disk : rates.host_to_device;
     if (rate > 0) refuse("the link is named twice");
-    rate = static_cast<double>(parse_bytes(std::string_view(entry).substr(equals + 1)));
+    try {
+      rate = static_cast<double>(parse_bytes(std::string_view(entry).substr(equals + 1)));
+    } catch (const Error&) {
+      refuse("a rate is bytes a second, such as 1.7GB");
+    }
     if (rate == 0) refuse("a link gives more than nothing");
   }
   return rates;

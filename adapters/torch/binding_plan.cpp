@@ -55,7 +55,9 @@ class Matcher {
     const auto& rename = is_outside ? options_.rename_outside : options_.rename;
     for (const ModelWeight& weight : weights) {
       PlannedWeight& planned = find_or_add(layer_index, prefix, weight);
-      const auto found = unmatched.find(rename ? rename(weight.name) : weight.name);
+      const std::string sought = rename ? rename(weight.name) : weight.name;
+      if (planned.sought.empty()) planned.sought = layer.name.empty() ? sought : layer.name + "." + sought;
+      const auto found = unmatched.find(sought);
       if (found == unmatched.end()) continue;
       const PlannedSource source{layer_index, found->second};
       unmatched.erase(found);
@@ -90,7 +92,7 @@ class Matcher {
     if (is_new) {
       std::string name = fmt::format("{}{}", prefix, weight.name);
       refuse_fixed(weight.tensor, name);
-      const bool is_read_only = options_.is_read_only && options_.is_read_only(name);
+      const bool is_read_only = weight.is_buffer && options_.is_read_only && options_.is_read_only(name);
       plan_.weights.push_back({.name = std::move(name),
                                .tensor = weight.tensor,
                                .is_buffer = weight.is_buffer && !is_read_only,
@@ -152,14 +154,15 @@ std::vector<Overlap> find_overlaps(const std::vector<PlannedWeight>& weights) {
 }
 
 /// Of layers that only one of the two has.
-void report_surplus_layers(const ModelWeights& model, const LayerTable& table, WeightReport& report) {
-  for (std::size_t i = table.layers.size(); i < model.layers.size(); ++i) {
+void report_surplus_layers(const ModelWeights& model, const LayerTable& table, const BindOptions& options,
+                           WeightReport& report) {
+  for (std::size_t i = table.layers.size(); i < model.layers.size() && !options.allow_missing; ++i) {
     for (const ModelWeight& weight : model.layers[i].weights) {
       if (weight.is_buffer) continue;
       report.missing.push_back({model.layers[i].name + "." + weight.name, describe_shape(weight.tensor)});
     }
   }
-  for (std::size_t i = model.layers.size(); i < table.layers.size(); ++i) {
+  for (std::size_t i = model.layers.size(); i < table.layers.size() && !options.allow_unexpected; ++i) {
     for (const TensorSpec& spec : table.layers[i].tensors) {
       report.unexpected.push_back({table.layers[i].full_name(spec), describe_shape(spec)});
     }
@@ -195,9 +198,11 @@ BindingPlan plan_binding(const ModelWeights& model, const LayerTable& table, con
     PlannedWeight& weight = plan.weights[i];
     weight.placement = placement_of(weight, outside, overlaps[i]);
     if (weight.source || has_values[i] || weight.may_be_missing) continue;
-    plan.report.missing.push_back({weight.name, describe_shape(weight.tensor)});
+    std::string what = describe_shape(weight.tensor);
+    if (weight.sought != weight.name) what += ", looked for as " + weight.sought;
+    plan.report.missing.push_back({weight.name, std::move(what)});
   }
-  report_surplus_layers(model, table, plan.report);
+  report_surplus_layers(model, table, options, plan.report);
   return plan;
 }
 

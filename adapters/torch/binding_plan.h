@@ -30,9 +30,10 @@ struct PlannedSource {
 struct PlannedWeight {
   std::string name;  ///< in full, where it stands first
   at::Tensor tensor;
-  bool is_buffer = false;  ///< stays, with what is written to it
+  std::string sought = {};  ///< in full, where it stands first: by what name in the table
+  bool is_buffer = false;   ///< stays, with what is written to it
   bool may_be_missing = false;
-  /// The layers that use it, where it stands first at first; the number of layers: what is outside.
+  /// The layers that use it, the first one that in which it stands first; the number of layers: outside.
   std::vector<std::size_t> users = {};
   std::optional<PlannedSource> source = {};
   Placement placement = Placement::kOwn;

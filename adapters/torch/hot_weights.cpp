@@ -81,6 +81,12 @@ bool fits(const LoraWeight& change, const at::Tensor& weight) {
          weight.size(0) == change.b.size(0) && weight.size(1) == change.a.size(1);
 }
 
+bool is_outside(std::string_view full_name, const LayerTable& table) {
+  return std::ranges::any_of(table.outside.tensors, [&](const TensorSpec& spec) {
+    return table.outside.full_name(spec) == full_name;
+  });
+}
+
 std::string describe_difference(const LoraWeight& change, const at::Tensor& weight) {
   const auto shape = [](const at::Tensor& tensor) {
     return tensor.defined() ? fmt::format("[{}]", fmt::join(tensor.sizes(), ", ")) : "none";
@@ -98,7 +104,8 @@ ModelBinding::LoraId ModelBinding::add_lora(const Lora& lora, double strength) {
   for (const LoraWeight& change : lora.weights) {
     StreamedWeight* const target = find_in_checkpoint(change.name);
     if (target == nullptr) {
-      report.unexpected.push_back({change.name, "none of the streamed weights"});
+      report.unstreamed.push_back(
+          {change.name, is_outside(change.name, streamer_->table()) ? "lies outside the layers" : ""});
     } else if (!fits(change, target->like)) {
       report.unlike.push_back({change.name, describe_difference(change, target->like)});
     }

@@ -46,6 +46,7 @@ std::string describe(const WeightReport& report) {
   append(text, "missing in the checkpoint", report.missing);
   append(text, "unknown to the module", report.unexpected);
   append(text, "of other shape or dtype", report.unlike);
+  append(text, "not streamed", report.unstreamed);
   return text;
 }
 

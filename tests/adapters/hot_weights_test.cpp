@@ -200,8 +200,13 @@ TEST_P(HotWeights, RefuseALoraThatDoesNotFitAndChangeNothing) {
   lora.weights[1].name = "encoder.layer.7.linear.weight";
   EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }),
             (Thrown{Errc::kWeightMismatch,
-                    "the LoRA does not fit the streamed weights: 1 unknown to the module "
-                    "(encoder.layer.7.linear.weight: none of the streamed weights)"}));
+                    "the LoRA does not fit the streamed weights: 1 not streamed "
+                    "(encoder.layer.7.linear.weight)"}));
+  if (!GetParam().in_ram) {
+    lora.weights[1].name = "head.weight";
+    EXPECT_THAT(thrown_by([&] { streamed_->add_lora(lora); }).what,
+                HasSubstr("1 not streamed (head.weight: lies outside the layers)"));
+  }
   lora = some_lora();
   lora.weights[0].a = torch::rand({kRank, 3});
   EXPECT_EQ(thrown_by([&] { streamed_->add_lora(lora); }),

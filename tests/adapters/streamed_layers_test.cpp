@@ -321,6 +321,13 @@ TEST_F(StreamedLayersMismatch, IsNoneWhenNamesAreMapped) {
   EXPECT_TRUE(at::equal(model_->head->weight, tensors["head.weight_v2"]));
 }
 
+TEST_F(StreamedLayersMismatch, SaysByWhatNameAWeightWasLookedFor) {
+  const auto rename = [](std::string_view name) { return std::string(name) + "_v2"; };
+  EXPECT_THAT(thrown_by([&] { stream_model(tensors_of(*model_), {.rename = rename}); }).what,
+              testing::HasSubstr("10 missing in the checkpoint (head.weight: [48, 48] Float, looked for as "
+                                 "head.weight_v2; head.bias: "));
+}
+
 TEST_F(StreamedLayersMismatch, IsNoneWhenTheCheckpointHasTheListElsewhere) {
   Tensors tensors;
   for (const auto& [name, tensor] : tensors_of(*TinyModel(2))) {

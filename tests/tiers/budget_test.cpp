@@ -131,8 +131,10 @@ TEST(Budget, RefusesWhatIsNoList) {
   for (const char* text : {"", "gpu", "gpu=1,", ",gpu=1", "gpu=1,,pinned=2", "=1", "6GiB"}) {
     EXPECT_THAT(refusal([&] { Budget::parse(text); }), HasSubstr('"' + std::string(text) + '"'));
   }
-  EXPECT_THAT(refusal([] { Budget::parse("gpu="); }), HasSubstr("\"gpu=\": no size after \"gpu=\""));
-  EXPECT_THAT(refusal([] { Budget::parse("gpu=-1"); }), HasSubstr("\"-1\""));
+  EXPECT_THAT(refusal([] { Budget::parse("gpu="); }), HasSubstr("\"gpu=\": a size is a number"));
+  EXPECT_THAT(refusal([] { Budget::parse("gpu=-1"); }), HasSubstr("\"gpu=-1\""));
+  EXPECT_EQ(refusal([] { Budget::parse("gpu=1GiB pinned=64MiB"); }),
+            "\"gpu=1GiB pinned=64MiB\": tiers are separated by commas");
 }
 
 TEST(TierBudget, HoldsBytesWhileTheirReservationLives) {

@@ -33,7 +33,7 @@ struct FileInfo {
   std::uint32_t offset_alignment = 1;  ///< a read's offset and length are multiples of this; a power of two
   std::uint32_t memory_alignment = 1;  ///< and its destination's address of this; a power of two
   bool is_local_file = false;          ///< the path names a file of the system's that can be mapped
-  FileVersion version{};
+  FileVersion version{};               ///< of a local file: what fstat says of it
 };
 
 /// Whether `descriptor` is open for the local file that `info` tells of, in the version that it tells of.
@@ -147,7 +147,8 @@ class StorageBackend {
 
   /// Requests submitted and not yet collected.
   std::size_t in_flight() const noexcept { return in_flight_; }
-  /// How many `submit` takes now. Never so many that more than `max_in_flight` have to go to the disk.
+  /// How many `submit` takes now: never so many that more than `max_in_flight` would have to go to the disk,
+  /// as far as is known of those under way.
   std::size_t free_requests() const noexcept;
 
   StoragePath path() const;
@@ -214,7 +215,7 @@ class StorageBackend {
     std::uint32_t busy_tries;     ///< EAGAIN since bytes last arrived
     std::uint32_t stalled_tries;  ///< short reads since then that ended no farther
     bool without_direct;          ///< was tried again after direct I/O was given up
-    bool cached;                  ///< the read under way; see `set_cached`
+    bool cached;                  ///< the read under way
     bool busy;
   };
 
@@ -223,6 +224,7 @@ class StorageBackend {
   void begin(const ReadRequest& request);
   /// What is left to read of a request, from the last position that meets the file's alignment.
   RawRead remaining(std::uint32_t index) const;
+  /// Keeps `uncached_`: how many of the requests in flight are not `cached`.
   void set_cached(InFlight& request, bool cached);
   /// Submits `to_submit_`, each read from where it is had soonest.
   void start_reads();

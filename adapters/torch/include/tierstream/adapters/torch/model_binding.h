@@ -82,7 +82,8 @@ class ModelBinding {
   /// kLeasesOutstanding for a layer that is still leased from before a change of the budget.
   BoundLayer acquire(std::size_t index);
 
-  /// Begins a walk over `schedule` (empty: all layers) on the current stream.
+  /// Begins a walk over `schedule` (empty: all layers) on the current stream. Throws Error kInvalidArgument
+  /// while another is under way.
   Pass begin_pass(std::vector<std::uint32_t> schedule = {});
 
   // Changes of streamed weights for all later leases. No layer is leased meanwhile (Error

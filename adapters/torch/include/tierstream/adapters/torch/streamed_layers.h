@@ -36,7 +36,8 @@ class StreamedLayer {
 ///
 /// `Block` is the class of the modules in the list (not the ModuleHolder around it).
 /// For loops only: its iterators own the pass, so that no standard algorithm takes them.
-/// A loop is one pass of the streamer; loops are not nested. A loop that is left early, or by an exception,
+/// A loop is one pass of the streamer; it is not nested in another, nor in a Pass that is held (Error
+/// kInvalidArgument). A loop that is left early, or by an exception,
 /// ends its layer and its pass. See ModelBinding for what happens to the weights, threads and errors.
 template <class Block, class List = ModuleList>
 class StreamedLayers {

@@ -42,16 +42,18 @@ std::function<std::string(std::string_view)> rename_prefixes(
 struct WeightReport {
   struct Entry {
     std::string name;  ///< in full
-    std::string what;  ///< shape and dtype, "[48, 48] Float"; of `unlike` both, in words
+    std::string what;  ///< in words: shape and dtype, "[48, 48] Float"; of `unlike` both; may be empty
   };
   std::vector<Entry> missing = {};     ///< parameters that the checkpoint lacks
   std::vector<Entry> unexpected = {};  ///< tensors that the module has no place for
   std::vector<Entry> unlike = {};      ///< other shape, or a dtype that does not convert
+  std::vector<Entry> unstreamed = {};  ///< weights that only streamed ones can be, of a LoRA
   std::size_t module_layers = 0;
   std::size_t checkpoint_layers = 0;
 
   bool empty() const noexcept {
-    return missing.empty() && unexpected.empty() && unlike.empty() && module_layers == checkpoint_layers;
+    return missing.empty() && unexpected.empty() && unlike.empty() && unstreamed.empty() &&
+           module_layers == checkpoint_layers;
   }
 };
 
