@@ -2,7 +2,6 @@
 #include <ATen/DeviceAccelerator.h>
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
-#include <cuda_runtime_api.h>
 #include <gtest/gtest.h>
 #include <tierstream/adapters/torch/streamed_model.h>
 #include <tierstream/tiers/cuda/cuda_device.h>
@@ -13,6 +12,7 @@
 #include <vector>
 
 #include "adapters/tiny_model.h"
+#include "support/captured_graph.h"
 
 namespace tierstream {
 namespace {
@@ -95,26 +95,6 @@ TEST_P(CudaModel, RunsOnAnotherStreamAtEachCall) {
   }
 }
 
-/// Of a layer in its slot, or where it is converted; captured once.
-class LayerGraph {
- public:
-  LayerGraph(TinyLayerImpl& layer, const at::Tensor& x, at::Tensor& y, cudaStream_t stream) {
-    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), cudaSuccess);
-    y.copy_(layer.forward(x));
-    cudaGraph_t graph = nullptr;
-    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-    EXPECT_EQ(cudaGraphInstantiate(&graph_, graph, 0), cudaSuccess);
-    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
-  }
-  LayerGraph(const LayerGraph&) = delete;
-  LayerGraph& operator=(const LayerGraph&) = delete;
-  ~LayerGraph() { cudaGraphExecDestroy(graph_); }
-  void launch(cudaStream_t stream) const { EXPECT_EQ(cudaGraphLaunch(graph_, stream), cudaSuccess); }
-
- private:
-  cudaGraphExec_t graph_ = nullptr;
-};
-
 TEST_P(CudaModel, KeepsCapturedGraphsValidWhereSlotsAreStable) {
   options_.streaming.stable_slots = true;
   const StreamedModel streamed = stream(*model_, kPath, checkpoint(), options_);
@@ -125,12 +105,13 @@ TEST_P(CudaModel, KeepsCapturedGraphsValidWhereSlotsAreStable) {
   const c10::StreamGuard guard(gpu.getStreamFromGlobalPool(kGpu, false));
   auto* const stream = static_cast<cudaStream_t>(current_stream(kGpu).handle);
   at::Tensor y = at::empty_like(input_);
-  std::map<std::size_t, LayerGraph> graphs;
+  std::map<std::size_t, CapturedGraph> graphs;
   for (int pass = 0; pass < 4; ++pass) {
     for (std::size_t i = 0; i < kLayers; ++i) {
       const at::Tensor expected = resident_->layer(i)->forward(input_);  // also readies what a capture needs
       const auto layer = layers.acquire(i);
-      const LayerGraph& graph = graphs.try_emplace(i, *layer, input_, y, stream).first->second;
+      const CapturedGraph& graph =
+          graphs.try_emplace(i, stream, [&] { y.copy_(layer->forward(input_)); }).first->second;
       y.zero_();
       graph.launch(stream);
       EXPECT_TRUE(at::equal(y, expected)) << "pass " << pass << ", layer " << i;

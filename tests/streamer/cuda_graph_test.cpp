@@ -11,6 +11,7 @@
 
 #include "small_model.h"
 #include "support/byte_units.h"
+#include "support/captured_graph.h"
 #include "support/cuda_kernels.h"
 #include "support/thrown.h"
 
@@ -19,29 +20,6 @@ namespace {
 
 constexpr std::size_t kLayers = 7;
 constexpr std::size_t kSumsBytes = SmallModel::kTensors * sizeof(std::uint64_t);
-
-/// A layer's compute - here, the checksums of its tensors - captured once and replayed.
-class Graph {
- public:
-  Graph(const Lease& lease, cudaStream_t stream, std::uint64_t* sums) {
-    EXPECT_EQ(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal), cudaSuccess);
-    for (std::size_t i = 0; i < lease.size(); ++i) {
-      const TensorView view = lease.tensor(i);
-      add_checksum(stream, view.data, view.spec->bytes, sums + i);
-    }
-    cudaGraph_t graph = nullptr;
-    EXPECT_EQ(cudaStreamEndCapture(stream, &graph), cudaSuccess);
-    EXPECT_EQ(cudaGraphInstantiate(&graph_, graph, 0), cudaSuccess);
-    EXPECT_EQ(cudaGraphDestroy(graph), cudaSuccess);
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() { cudaGraphExecDestroy(graph_); }
-  void launch(cudaStream_t stream) const { EXPECT_EQ(cudaGraphLaunch(graph_, stream), cudaSuccess); }
-
- private:
-  cudaGraphExec_t graph_ = nullptr;
-};
 
 class CudaGraphTest : public ::testing::Test {
  protected:
@@ -60,11 +38,18 @@ class CudaGraphTest : public ::testing::Test {
     return {model_.table,
             {.device = device_, .budget = {.gpu = gpu_mib * kMiB, .pinned = 8 * kMiB}, .stable_slots = true}};
   }
+  /// A layer's compute: here, the checksums of its tensors.
+  void queue_checksums(const Lease& lease) {
+    for (std::size_t i = 0; i < lease.size(); ++i) {
+      const TensorView view = lease.tensor(i);
+      add_checksum(stream_, view.data, view.spec->bytes, sums_ + i);
+    }
+  }
   /// One pass that replays what the first one of this generation captured.
   void walk(Streamer& streamer) {
     for (Lease lease : streamer.pass({.stream = {stream_}})) {
-      std::unique_ptr<Graph>& graph = graphs_[{lease.generation(), lease.index()}];
-      if (!graph) graph = std::make_unique<Graph>(lease, stream_, sums_);
+      std::unique_ptr<CapturedGraph>& graph = graphs_[{lease.generation(), lease.index()}];
+      if (!graph) graph = std::make_unique<CapturedGraph>(stream_, [&] { queue_checksums(lease); });
       ASSERT_EQ(cudaMemsetAsync(sums_, 0, kSumsBytes, stream_), cudaSuccess);
       graph->launch(stream_);
       std::array<std::uint64_t, SmallModel::kTensors> sums{};
@@ -84,7 +69,7 @@ class CudaGraphTest : public ::testing::Test {
   std::shared_ptr<Device> device_;
   cudaStream_t stream_ = nullptr;
   std::uint64_t* sums_ = nullptr;
-  std::map<std::pair<std::uint64_t, std::size_t>, std::unique_ptr<Graph>> graphs_;
+  std::map<std::pair<std::uint64_t, std::size_t>, std::unique_ptr<CapturedGraph>> graphs_;
 };
 
 TEST_F(CudaGraphTest, ReplaysOverSlotsAndResidentsUntilTheBudgetChanges) {
