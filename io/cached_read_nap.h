@@ -23,7 +23,7 @@ class CachedReadNap {
   void learn(std::size_t ended, std::size_t under_way) noexcept {
     if (4 * ended < under_way) {
       length_ += length_ / 8;
-    } else if (4 * ended > 2 * under_way) {
+    } else if (2 * ended > under_way) {
       length_ -= length_ / 4;
     }
     length_ = std::clamp(length_, kShortest, kLongest);

@@ -173,17 +173,15 @@ std::uint64_t parse_safetensors_prefix(std::span<const std::byte> first_bytes, s
   for (std::size_t i = kSafetensorsPrefixBytes; i-- > 0;) {
     header_bytes = header_bytes << 8 | std::to_integer<std::uint64_t>(first_bytes[i]);
   }
-  if (header_bytes > kSafetensorsMaxHeaderBytes && first_bytes[0] == std::byte{'{'}) {
+  if (header_bytes > kSafetensorsMaxHeaderBytes) {
+    const bool is_json = first_bytes[0] == std::byte{'{'};
     throw Error(
         Errc::kHeaderTooLarge,
-        "is JSON and no safetensors file; where it is a sharded checkpoint's index, give its directory",
+        is_json
+            ? "is JSON and no safetensors file; where it is a sharded checkpoint's index, give its directory"
+            : fmt::format("is no safetensors file, or damaged: a header of {} bytes, the format allows {}",
+                          header_bytes, kSafetensorsMaxHeaderBytes),
         {.file = path});
-  }
-  if (header_bytes > kSafetensorsMaxHeaderBytes) {
-    throw Error(Errc::kHeaderTooLarge,
-                fmt::format("is no safetensors file, or damaged: a header of {} bytes, the format allows {}",
-                            header_bytes, kSafetensorsMaxHeaderBytes),
-                {.file = path});
   }
   if (kSafetensorsPrefixBytes + header_bytes > file_bytes) {
     throw Error(

@@ -109,6 +109,11 @@ TEST(Safetensors, RefusesAHeaderBeyondTheFormatsLimitEvenInAFileOfThatSize) {
             (Thrown{Errc::kHeaderTooLarge,
                     "m: is no safetensors file, or damaged: a header of 18446744073709551615 bytes, the "
                     "format allows 100000000"}));
+  constexpr std::uint64_t kJson = 0x746867696577227b;  // {"weight
+  EXPECT_EQ(thrown_by([] { parse_safetensors_prefix(prefix_of(kJson), kMaxU64, "m"); }),
+            (Thrown{Errc::kHeaderTooLarge,
+                    "m: is JSON and no safetensors file; where it is a sharded checkpoint's index, give its "
+                    "directory"}));
   EXPECT_EQ(parse_safetensors_prefix(prefix_of(100'000'000), 100'000'008, "m"), 100'000'000U);
 }
 

@@ -47,7 +47,7 @@ struct WeightReport {
   std::vector<Entry> missing = {};     ///< parameters that the checkpoint lacks
   std::vector<Entry> unexpected = {};  ///< tensors that the module has no place for
   std::vector<Entry> unlike = {};      ///< other shape, or a dtype that does not convert
-  std::vector<Entry> unstreamed = {};  ///< weights that only streamed ones can be, of a LoRA
+  std::vector<Entry> unstreamed = {};  ///< of a LoRA: weights that do not travel
   std::size_t module_layers = 0;
   std::size_t checkpoint_layers = 0;
 
